@@ -1,0 +1,112 @@
+"""Attention of decoder states over encoder states, one formula a class.
+
+Every class splits its work in two: `project_keys(values)` depends on the source alone and is done once
+a source; `call(query, keys, values, mask)` is done at every step. The query axis T holds target steps
+in training and the K hypotheses of one source in search, so nothing of the source is ever tiled.
+"""
+
+import keras
+import tensorflow as tf
+
+
+class Attention(keras.layers.Layer):
+    """Averages encoder states, weighted by their match with the query.
+
+    weights[t] = softmax over the unmasked s of score(query[t], values[s]). A subclass gives
+    `project_keys(values)`, [B, S, E] -> [B, S, D'], what the scores need of the source, and
+    `score(query, keys)`, [B, T, D] and [B, S, D'] -> [B, T, S].
+
+    Args:
+        units: Width of the query, at least 1.
+    Call arguments:
+        query: [B, T, D] float, decoder states.
+        keys: [B, S, D'] float from `project_keys(values)`.
+        values: [B, S, E] float, encoder states.
+        mask: [B, S] bool, True on real steps.
+    Returns:
+        context [B, T, E] and weights [B, T, S] float32; each weights[b, t] sums to 1, and is 0 on padding
+        unless the whole row is padding (then it is uniform, and the context the mean of the values).
+    Raises:
+        ValueError: `units` is below 1.
+    """
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        if units < 1:
+            raise ValueError(f"{type(self).__name__} needs units >= 1. Received: units={units}.")
+        self.units = units
+
+    def call(self, query, keys, values, mask):
+        scores = tf.cast(self.score(query, keys), tf.float32)  # [B, T, S]
+        weights = tf.nn.softmax(tf.where(mask[:, None], scores, scores.dtype.min))
+        return tf.matmul(tf.cast(weights, values.dtype), values), weights
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class DotAttention(Attention):
+    """score[t, s] = query[t] . values[s] (Luong et al., 2015, arXiv:1508.04025, eq. 8 "dot").
+
+    Raises:
+        ValueError: the encoder states are not as wide as the query.
+    """
+
+    def project_keys(self, values):
+        if values.shape[-1] != self.units:
+            raise ValueError(
+                f"Dot attention needs encoder states as wide as the decoder's: set model.decoder.units to "
+                f"{values.shape[-1]}, or use attention = \"general\". Received: encoder {values.shape[-1]}, "
+                f"decoder {self.units}.")
+        return values
+
+    def score(self, query, keys):
+        return tf.matmul(query, keys, transpose_b=True)
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class GeneralAttention(Attention):
+    """score[t, s] = query[t] . W values[s] (Luong et al., 2015, arXiv:1508.04025, eq. 8 "general")."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.key_projection = keras.layers.Dense(units, use_bias=False, dtype=self.dtype_policy)
+
+    def project_keys(self, values):
+        return self.key_projection(values)
+
+    def score(self, query, keys):
+        return tf.matmul(query, keys, transpose_b=True)
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class AdditiveAttention(Attention):
+    """score[t, s] = v . tanh(W_q query[t] + W_k values[s]) (Bahdanau et al., 2015, arXiv:1409.0473, A.1.2).
+
+    Luong's "concat", v . tanh(W [query; values]), is the same with W = [W_q W_k], so both names lead here.
+    `keras.layers.AdditiveAttention` has neither W_q nor W_k, hence this layer.
+    """
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.query_projection = keras.layers.Dense(units, use_bias=False, dtype=self.dtype_policy)
+        self.key_projection = keras.layers.Dense(units, use_bias=False, dtype=self.dtype_policy)
+
+    def build(self, query_shape, keys_shape, values_shape):
+        self.score_vector = self.add_weight(name="score_vector", shape=(self.units,), initializer="glorot_uniform")
+
+    def project_keys(self, values):
+        return self.key_projection(values)
+
+    def score(self, query, keys):
+        hidden = tf.tanh(self.query_projection(query)[:, :, None] + keys[:, None])  # [B, T, S, units]
+        return tf.einsum("btsd,d->bts", hidden, tf.cast(self.score_vector, hidden.dtype))
+
+
+ATTENTIONS = {
+    "additive": AdditiveAttention,
+    "concat": AdditiveAttention,
+    "dot": DotAttention,
+    "general": GeneralAttention,
+}

@@ -1,0 +1,48 @@
+"""Ids to vectors and vectors to logits; one table may do both."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class Embedding(keras.layers.Layer):
+    """One vector an id; `logits` uses the same table the other way (Press & Wolf, 2017, arXiv:1608.05859).
+
+    Args:
+        vocabulary_size: Number of ids, at least 1.
+        units: Width of a vector, at least 1.
+    Call arguments:
+        ids: [...] int32, each in [0, vocabulary_size).
+    Returns:
+        [..., units] float.
+    Raises:
+        ValueError: a size is below 1.
+    """
+
+    def __init__(self, vocabulary_size, units, **kwargs):
+        super().__init__(**kwargs)
+        if vocabulary_size < 1 or units < 1:
+            raise ValueError(
+                "Embedding needs vocabulary_size >= 1 and units >= 1. "
+                f"Received: vocabulary_size={vocabulary_size}, units={units}.")
+        self.vocabulary_size = vocabulary_size
+        self.units = units
+
+    def build(self, ids_shape):
+        # Variance 1 / units keeps tied logits of order 1 at the start.
+        initializer = keras.initializers.RandomNormal(stddev=self.units**-0.5)
+        self.table = self.add_weight(
+            name="table", shape=(self.vocabulary_size, self.units), initializer=initializer)
+
+    def call(self, ids):
+        return tf.gather(tf.convert_to_tensor(self.table), ids)
+
+    def logits(self, hidden):
+        """[..., units] -> [..., vocabulary_size], the product with every vector of the table."""
+        table = tf.cast(self.table, hidden.dtype)
+        rows = tf.reshape(hidden, [-1, self.units])
+        logits = tf.matmul(rows, table, transpose_b=True)
+        return tf.reshape(logits, tf.concat([tf.shape(hidden)[:-1], [self.vocabulary_size]], 0))
+
+    def get_config(self):
+        return {**super().get_config(), "vocabulary_size": self.vocabulary_size, "units": self.units}

@@ -1,0 +1,69 @@
+"""The training loss: cross-entropy per real target token, the same on any number of replicas."""
+
+import keras
+import tensorflow as tf
+
+from tfseq2seq.structures import PAD
+
+
+@tf.custom_gradient
+def smoothed_cross_entropy(logits, labels, smoothing):
+    """Cross-entropy against the one-hot label mixed with the uniform distribution over V.
+
+    loss = -(1 - eps) log p[label] - eps / V * sum over v of log p[v] (Szegedy et al., 2016,
+    arXiv:1512.00567, section 7). The gradient softmax(logits) - target is written out: autodiff would
+    keep four more arrays as large as the logits.
+
+    Args:
+        logits: [N, V] float32.
+        labels: [N] int32.
+        smoothing: eps, scalar float in [0, 1).
+    Returns:
+        [N] float32, nats.
+    """
+    logsumexp = tf.reduce_logsumexp(logits, -1)
+    loss = logsumexp - (1.0 - smoothing) * tf.gather(logits, labels, batch_dims=1)
+    loss -= smoothing * tf.reduce_mean(logits, -1)
+
+    def gradient(upstream):
+        size = tf.shape(logits)[-1]
+        uniform = smoothing / tf.cast(size, logits.dtype)
+        probabilities = tf.exp(logits - logsumexp[:, None])
+        target = tf.one_hot(labels, size, on_value=1.0 - smoothing, off_value=0.0, dtype=logits.dtype)
+        return upstream[:, None] * (probabilities - uniform - target), None, None
+
+    return loss, gradient
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class TokenCrossEntropy(keras.losses.Loss):
+    """Label-smoothed cross-entropy, summed over real tokens.
+
+    The sum is the mean per token when `sample_weight` holds 1 / (real tokens of the global batch), as
+    the pipelines give it and `Seq2Seq.train_step` makes it where it is missing. Keras' own reductions
+    divide per replica and count padding.
+
+    Args:
+        label_smoothing: eps in [0, 1).
+    Call arguments:
+        y_true: [B, T] int labels; PAD counts nothing.
+        y_pred: [B, T, V] float logits.
+    """
+
+    def __init__(self, label_smoothing=0.0, name="token_cross_entropy", **kwargs):
+        kwargs.pop("reduction", None)
+        super().__init__(name=name, reduction="sum", **kwargs)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"TokenCrossEntropy needs 0 <= label_smoothing < 1. Received: label_smoothing={label_smoothing}.")
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        labels = tf.cast(y_true, tf.int32)
+        logits = tf.cast(y_pred, tf.float32)
+        rows = tf.reshape(logits, [-1, logits.shape[-1]])
+        losses = smoothed_cross_entropy(rows, tf.reshape(labels, [-1]), tf.constant(self.label_smoothing))
+        return tf.reshape(losses, tf.shape(labels)) * tf.cast(labels != PAD, tf.float32)
+
+    def get_config(self):
+        return {"name": self.name, "label_smoothing": self.label_smoothing}

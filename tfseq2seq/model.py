@@ -1,0 +1,213 @@
+"""The model: embeddings around an encoder and a decoder, trained by `compile` and `fit`."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tfseq2seq import config as configuration
+from tfseq2seq.decoders import DECODERS
+from tfseq2seq.encoders import ENCODERS
+from tfseq2seq.layers.embedding import Embedding
+from tfseq2seq.structures import PAD
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class Perplexity(keras.metrics.Mean):
+    """exp of the mean of the values it is given, which are nats per token."""
+
+    def result(self):
+        return tf.exp(super().result())
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class Seq2Seq(keras.Model):
+    """p(target | source), one target token after the other.
+
+    Works with plain Keras: `compile(optimizer, loss=TokenCrossEntropy())`, `fit`, `evaluate`, `save`,
+    `load_model`. It is built when it is made. Clipping is the optimizer's `global_clipnorm`, applied here
+    to the gradient of the global batch (Keras would clip each replica's own part).
+
+    Args:
+        config: `tfseq2seq.config.Model`, or its values as a dict.
+        source_vocabulary_size: Number of source ids.
+        target_vocabulary_size: Number of target ids.
+    Call arguments:
+        inputs: {"source": [B, S] int32 ids ended by EOS, "target": [B, T] int32 ids that start with BOS}.
+        training: Whether dropout is on.
+    Returns:
+        [B, T, V] float32 logits of the next token.
+    Raises:
+        ValueError: tied embeddings between vocabularies of different sizes; in `fit`, a loss that does not
+            sum over tokens.
+    """
+
+    def __init__(self, config, source_vocabulary_size, target_vocabulary_size, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(config, configuration.Model):
+            config = configuration.Model.model_validate(config)
+        self.config = config
+        self.source_vocabulary_size, self.target_vocabulary_size = source_vocabulary_size, target_vocabulary_size
+        share, width, policy = config.share_embeddings, config.embedding_units, self.dtype_policy
+        if share in ("source_target", "all") and source_vocabulary_size != target_vocabulary_size:
+            raise ValueError(
+                f"share_embeddings = \"{share}\" needs one vocabulary for both sides: set share_tokenizer = true. "
+                f"Received: {source_vocabulary_size} source and {target_vocabulary_size} target ids.")
+        tied_output = share in ("target_output", "all")
+        self.target_embedding = Embedding(target_vocabulary_size, width, name="target_embedding", dtype=policy)
+        self.source_embedding = self.target_embedding if share in ("source_target", "all") else Embedding(
+            source_vocabulary_size, width, name="source_embedding", dtype=policy)
+        options = config.encoder.model_dump(exclude={"kind"})
+        self.encoder = ENCODERS[config.encoder.kind](**options, name="encoder", dtype=policy)
+        options = config.decoder.model_dump(exclude={"kind"})
+        self.decoder = DECODERS[config.decoder.kind](
+            **options, output_units=width if tied_output else None, name="decoder", dtype=policy)
+        self.output_layer = None if tied_output else keras.layers.Dense(
+            target_vocabulary_size, name="output_layer", dtype=policy)
+        self.perplexity = Perplexity(name="perplexity")
+        self.token_accuracy = keras.metrics.Mean(name="token_accuracy")
+        # Of the last training step, of the global batch, before clipping.
+        self.gradient_norm = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.MEAN)
+        self.num_traces = 0  # of the training step; every distinct shape may cost one
+        self.supports_jit = False  # so that compile's "auto" means off: XLA compiles each shape anew
+        self.build()
+
+    def build(self, input_shape=None):
+        """Makes every weight; all widths follow from the constructor's arguments."""
+        ids = tf.ones([1, 2], tf.int32)
+        with tf.init_scope():
+            self.call({"source": ids, "target": ids})
+        self.built = True
+
+    def encode(self, source, training=False):
+        """[B, S] int32 source ids to EncoderOutput."""
+        mask = source != PAD  # [B, S]
+        return self.encoder(self.source_embedding(source), mask, training=training)
+
+    def start(self, encoded):
+        """What the decoder needs of B sources, once: its memory and its state before the first step."""
+        return self.decoder.start(encoded)
+
+    def step(self, tokens, state, memory):
+        """One decoding step of N = B * K hypotheses.
+
+        Args:
+            tokens: [N] int32, the last token of each; hypotheses of one source side by side.
+            state: decoder state of N rows.
+            memory: decoder memory of B rows.
+        Returns:
+            logits [N, V] float32, the next state, attention weights [N, S] float32.
+        """
+        output, state, attention = self.decoder.step(self.target_embedding(tokens), state, memory)
+        return self._logits(output), state, attention
+
+    def call(self, inputs, training=False):
+        return self.call_with_attention(inputs, training)[0]
+
+    def call_with_attention(self, inputs, training=False):
+        """As `call`, and the attention weights [B, T, S] float32."""
+        memory, state = self.start(self.encode(inputs["source"], training))
+        embedded = self.target_embedding(inputs["target"])
+        output, attention = self.decoder(embedded, state, memory, training=training)
+        return self._logits(output), attention
+
+    def _logits(self, output):
+        logits = self.target_embedding.logits(output) if self.output_layer is None else self.output_layer(output)
+        return tf.cast(logits, tf.float32)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras' hook before the first step: the weights exist, so only the optimizer's are missing.
+
+        Keras' own traces the whole model and, under a strategy, takes and averages a batch of ids.
+        """
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, data):
+        self.num_traces += 1
+        inputs, labels, weights = self._unpack(data)
+        with tf.GradientTape() as tape:
+            logits = self(inputs, training=True)
+            loss = self._token_loss(inputs, labels, logits, weights, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(scaled, variables)]
+        gradients, norm = self._reduce_and_clip(gradients)
+        self.gradient_norm.assign(norm)
+        self.optimizer.apply(gradients, variables)
+        return self.get_metrics_result()
+
+    def test_step(self, data):
+        inputs, labels, weights = self._unpack(data)
+        self._token_loss(inputs, labels, self(inputs, training=False), weights, training=False)
+        return self.get_metrics_result()
+
+    def _unpack(self, data):
+        inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if getattr(self.loss, "reduction", None) != "sum":
+            raise ValueError(
+                "Seq2Seq needs a loss that sums over tokens, as its weights already hold 1 / (tokens of the global "
+                f"batch): compile with loss=tfseq2seq.TokenCrossEntropy(). Received: loss={self.loss!r}.")
+        if weights is None:
+            mask = tf.cast(labels != PAD, tf.float32)
+            count = tf.reduce_sum(mask)
+            if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+                count = tf.distribute.get_replica_context().all_reduce("sum", count)
+            weights = tf.math.divide_no_nan(mask, count)
+        return inputs, labels, weights
+
+    def _token_loss(self, inputs, labels, logits, weights, training):
+        """This replica's share of the loss per token; the metrics count real tokens."""
+        loss = self.compute_loss(x=inputs, y=labels, y_pred=logits, sample_weight=weights, training=training)
+        mask = tf.cast(labels != PAD, tf.float32)
+        rows, ids = tf.reshape(logits, [-1, logits.shape[-1]]), tf.reshape(labels, [-1])
+        nats = tf.reduce_logsumexp(rows, -1) - tf.gather(rows, ids, batch_dims=1)
+        correct = tf.cast(tf.argmax(rows, -1, output_type=ids.dtype) == ids, tf.float32)
+        self._loss_tracker.update_state(
+            tf.math.divide_no_nan(loss, tf.reduce_sum(weights)), sample_weight=tf.reduce_sum(mask))
+        self.perplexity.update_state(nats, sample_weight=tf.reshape(mask, [-1]))
+        self.token_accuracy.update_state(correct, sample_weight=tf.reshape(mask, [-1]))
+        return loss
+
+    def _reduce_and_clip(self, gradients):
+        """Sums over replicas, then clips, so that clipping sees the gradient of the global batch.
+
+        The optimizer sums over replicas once more, hence the division at the end.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            gradients = tf.distribute.get_replica_context().all_reduce("sum", gradients)
+        optimizer, scale = self.optimizer, 1.0
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            scale = tf.convert_to_tensor(optimizer.dynamic_scale)
+            optimizer = optimizer.inner_optimizer
+        norm = tf.linalg.global_norm(gradients) / scale
+        factor = 1.0 / replicas
+        if optimizer.global_clipnorm:
+            factor *= tf.minimum(1.0, tf.math.divide_no_nan(optimizer.global_clipnorm, norm))
+        if replicas > 1 or optimizer.global_clipnorm:
+            gradients = [gradient * factor for gradient in gradients]
+        return gradients, norm
+
+    def count_parameters(self):
+        """Number of trainable scalars."""
+        return sum(math.prod(variable.shape) for variable in self.trainable_variables)
+
+    def get_config(self):
+        return {
+            **super().get_config(), "config": self.config.model_dump(),
+            "source_vocabulary_size": self.source_vocabulary_size,
+            "target_vocabulary_size": self.target_vocabulary_size}
+
+
+def build_model(config, source_vocabulary_size, target_vocabulary_size, precision="float32"):
+    """Makes a `Seq2Seq`, built and ready for `compile`.
+
+    Args:
+        config: `tfseq2seq.config.Model`.
+        source_vocabulary_size: Number of source ids.
+        target_vocabulary_size: Number of target ids.
+        precision: Keras dtype policy: "float32", "mixed_float16" or "mixed_bfloat16".
+    """
+    return Seq2Seq(config, source_vocabulary_size, target_vocabulary_size, dtype=precision)

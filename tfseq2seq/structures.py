@@ -1,0 +1,90 @@
+"""What the stages hand on to each other.
+
+Letters in shapes: B batch, S source steps, T target steps, K beam, V vocabulary, E encoder units,
+D decoder units, N = B * K hypotheses in one decoding step.
+"""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+# The first ids of every vocabulary, whatever the tokenizer.
+PAD, UNK, BOS, EOS = 0, 1, 2, 3
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
+
+
+class Batch(NamedTuple):
+    """Sentence pairs as ids, padded to one length a side; rows may be all padding.
+
+    Attributes:
+        source: [B, S] int32, source ids, each row ended by EOS.
+        target: [B, T] int32, what the decoder reads: BOS, then the target ids.
+        labels: [B, T] int32, what it should say: the target ids, then EOS.
+        weights: [B, T] float32, 1 / (real target tokens of the GLOBAL batch) on real labels, 0 on
+            padding, so that the plain sum of loss * weight over all replicas is the mean per token.
+    """
+
+    source: tf.Tensor
+    target: tf.Tensor
+    labels: tf.Tensor
+    weights: tf.Tensor
+
+
+class EncoderOutput(NamedTuple):
+    """What a decoder may look at.
+
+    Attributes:
+        memory: [B, S', E] float, one vector a source step; 0 on padding.
+        mask: [B, S'] bool, True on real steps.
+        final_state: nested tuple of [B, units] float tensors, last states of the encoder, or ().
+    """
+
+    memory: tf.Tensor
+    mask: tf.Tensor
+    final_state: Any
+
+
+class DecoderState(NamedTuple):
+    """What a decoder carries from one step to the next: every leaf has N = B * K as dimension 0.
+
+    Attributes:
+        recurrent: nested tuple of [N, D] float tensors.
+        feed: [N, D] float, the attentional vector fed to the next input, or ().
+    """
+
+    recurrent: Any
+    feed: Any
+
+
+class Hypotheses(NamedTuple):
+    """Answers of a search, best first; H hypotheses a source.
+
+    Attributes:
+        tokens: [B, H, T] int32, ended by EOS, then PAD; BOS is not part of it.
+        scores: [B, H] float32, log-probability (nats) divided by the length penalty; the rank.
+            -inf where fewer than H hypotheses exist.
+        log_probabilities: [B, H] float32, sum over the tokens, EOS included, in nats.
+        lengths: [B, H] int32, tokens, EOS included; 0 where no hypothesis exists.
+        attention: [B, H, T, S] float32, weights over the source for each token; 0 after the end.
+            A search asked for no attention gives S = 0.
+    """
+
+    tokens: tf.Tensor
+    scores: tf.Tensor
+    log_probabilities: tf.Tensor
+    lengths: tf.Tensor
+    attention: tf.Tensor
+
+
+class AttentionMemory(NamedTuple):
+    """What a decoder needs of the source at every step, computed once; never tiled over the beam.
+
+    Attributes:
+        keys: [B, S, D] float, projected encoder states.
+        values: [B, S, E] float, encoder states.
+        mask: [B, S] bool, True on real steps.
+    """
+
+    keys: tf.Tensor
+    values: tf.Tensor
+    mask: tf.Tensor
