@@ -98,7 +98,7 @@ class AttentionalDecoder(keras.layers.Layer):
         for i, cell in enumerate(self.cells):
             # Padding stands after the last real step, so no real step needs a mask here.
             hidden, _ = cell(
-                self.drop[i](hidden, training=training), None, initial_state=state.recurrent[i], training=training)
+                self.drop[i](hidden, training=training), initial_state=state.recurrent[i], training=training)
         return self._attend(hidden, memory, training)
 
     def _attend(self, query, memory, training):

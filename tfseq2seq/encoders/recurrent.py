@@ -52,9 +52,9 @@ class RecurrentEncoder(keras.layers.Layer):
         hidden, states = source, []
         for i in range(self.layers):
             hidden = self.drop[i](hidden, training=training)
-            output, state = self.forward[i](hidden, mask, training=training)
+            output, state = self.forward[i](hidden, mask=mask, training=training)
             if self.bidirectional:
-                backward, backward_state = self.backward[i](hidden, mask, training=training)
+                backward, backward_state = self.backward[i](hidden, mask=mask, training=training)
                 output = tf.concat([output, backward], -1)  # [B, S, 2 * units]
                 state = tuple(tf.concat(pair, -1) for pair in zip(state, backward_state, strict=True))
             hidden = output

@@ -1,0 +1,155 @@
+"""Characters, words and bytes: one table in the graph each, nothing but counting to learn."""
+
+import collections
+import json
+from collections.abc import Iterable
+from typing import Self
+
+import tensorflow as tf
+
+from tfseq2seq.structures import SPECIAL_TOKENS, UNK
+from tfseq2seq.tokenizers.base import (
+    UNKNOWN_TEXT,
+    Tokenizer,
+    TokenizerConfig,
+    build_table,
+    cleaned,
+    nothing_to_train_on,
+)
+
+# What `str.split` takes for white space; \s alone is ASCII.
+WHITE_SPACE = r"[\s\pZ\x0b\x1c-\x1f\x{85}]+"
+
+
+class ListTokenizer(Tokenizer):
+    """Base of the kinds whose vocabulary is a plain list, the most frequent token first.
+
+    A token spelled like a special one ("<s>") is never learned: in a text it is unknown.
+
+    Args:
+        case: "keep", "lower" or "upper".
+        tokens: what follows the special tokens, in the order of their ids.
+    """
+
+    file = "vocabulary.json"
+    kind_name: str  # the subclass's own
+    separator: str  # between the tokens of a decoded text
+
+    def __init__(self, case: str, tokens: list[str]):
+        super().__init__(self.kind_name, case)
+        self._names = (*SPECIAL_TOKENS, *tokens)
+        self._texts = tf.constant(["", UNKNOWN_TEXT, "", "", *tokens])  # [V]
+        self._ids = self._build_ids(tokens)
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, strings: Iterable[str]) -> Self:
+        counts: collections.Counter[str] = collections.Counter()
+        for string in cleaned(config.case, strings):
+            counts.update(cls._split(string.decode()))
+        for special in SPECIAL_TOKENS:
+            counts.pop(special, None)
+        if not counts:
+            raise nothing_to_train_on(config)
+        tokens = sorted(counts, key=lambda token: (-counts[token], token))
+        return cls(config.case, tokens[:config.vocabulary_size - len(SPECIAL_TOKENS)])
+
+    @classmethod
+    def from_content(cls, kind: str, case: str, content: bytes) -> Self:
+        return cls(case, json.loads(content))
+
+    def content(self) -> bytes:
+        return (json.dumps(self._names[len(SPECIAL_TOKENS):], ensure_ascii=False, indent=0) + "\n").encode()
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self._names)
+
+    def vocabulary(self) -> list[str]:
+        return list(self._names)
+
+    @staticmethod
+    def _split(string: str) -> Iterable[str]:
+        raise NotImplementedError
+
+    def _build_ids(self, tokens: list[str]) -> tf.lookup.StaticHashTable:
+        raise NotImplementedError
+
+    def _decode(self, ids):
+        return tf.strings.reduce_join(tf.gather(self._texts, ids), axis=1, separator=self.separator)
+
+
+class CharacterTokenizer(ListTokenizer):
+    """One id a Unicode code point."""
+
+    kind_name = "characters"
+    separator = ""
+
+    @staticmethod
+    def _split(string: str) -> Iterable[str]:
+        return string
+
+    def _build_ids(self, tokens):
+        pairs = {ord(token): id_ for id_, token in enumerate(tokens, start=len(SPECIAL_TOKENS))}
+        return build_table(pairs, tf.int32, default=UNK)
+
+    def _encode(self, strings):
+        points = tf.strings.unicode_decode(self._clean(strings), "UTF-8")  # [N, (S)]
+        return points.with_flat_values(self._ids.lookup(points.flat_values))
+
+
+class WordTokenizer(ListTokenizer):
+    """One id a word: what stands between white space, as `str.split` has it."""
+
+    kind_name = "words"
+    separator = " "
+
+    @staticmethod
+    def _split(string: str) -> Iterable[str]:
+        return string.split()
+
+    def _build_ids(self, tokens):
+        pairs = {token: id_ for id_, token in enumerate(tokens, start=len(SPECIAL_TOKENS))}
+        return build_table(pairs, tf.string, default=UNK)
+
+    def _encode(self, strings):
+        words = tf.strings.split(tf.strings.regex_replace(self._clean(strings), WHITE_SPACE, " "))  # [N, (S)]
+        return words.with_flat_values(self._ids.lookup(words.flat_values))
+
+
+class ByteTokenizer(Tokenizer):
+    """One id a byte, 4 more than its value; nothing to learn. With a `case`, text is cleaned first.
+
+    Args:
+        case: "keep", "lower" or "upper".
+    """
+
+    def __init__(self, case: str):
+        super().__init__("bytes", case)
+        values = [bytes([value]) for value in range(256)]
+        self._texts = tf.constant([b"", UNKNOWN_TEXT.encode(), b"", b"", *values])  # [V]
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, strings: Iterable[str]) -> Self:
+        return cls(config.case)
+
+    @classmethod
+    def from_content(cls, kind: str, case: str, content: bytes) -> Self:
+        return cls(case)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(SPECIAL_TOKENS) + 256
+
+    def vocabulary(self) -> list[str]:
+        return [*SPECIAL_TOKENS, *(f"<0x{value:02X}>" for value in range(256))]
+
+    def _encode(self, strings):
+        if self.case != "keep":
+            strings = self._clean(strings)
+        values = tf.io.decode_raw(tf.strings.reduce_join(strings), tf.uint8)  # [bytes of all strings]
+        ids = tf.cast(values, tf.int32) + len(SPECIAL_TOKENS)
+        lengths = tf.cast(tf.strings.length(strings), tf.int64)  # in bytes
+        return tf.RaggedTensor.from_row_lengths(ids, lengths, validate=False)
+
+    def _decode(self, ids):
+        return tf.strings.reduce_join(tf.gather(self._texts, ids), axis=1)

@@ -1,0 +1,139 @@
+"""Subwords learned by sentencepiece and applied by TensorFlow Text."""
+
+import io
+import random
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+import sentencepiece
+import tensorflow as tf
+import tensorflow_text
+
+from tfseq2seq.structures import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
+from tfseq2seq.tokenizers.base import UNKNOWN_TEXT, Tokenizer, TokenizerConfig, cleaned, nothing_to_train_on
+
+TRAINING_STRINGS = 2_000_000  # sentencepiece holds all it learns from in memory: more is sampled down to this
+
+PATH_LENGTH = 256  # of the rule files that are handed to the trainer
+
+# Sentencepiece writes a space as U+2581 and would read a real U+2581 as a space. Its normaliser therefore
+# writes a real one as U+FDD0 "1" (a code point that no text should hold) and a real U+FDD0 as U+FDD0 "0".
+# "from<tab>to", code points in hexadecimal; the second table undoes the first.
+NORMALIZATION = "2581\tFDD0 31\nFDD0\tFDD0 30\n"
+DENORMALIZATION = "FDD0 31\t2581\nFDD0 30\tFDD0\n"
+
+
+class SentencepieceTokenizer(Tokenizer):
+    """Subwords: unigram (Kudo, 2018, arXiv:1804.10959) or byte-pair encoding (Sennrich et al., 2016,
+    arXiv:1508.07909), trained by sentencepiece (Kudo and Richardson, 2018, arXiv:1808.06226).
+
+    Characters that are not in the vocabulary are spelled in bytes. As is usual, each text is read with a
+    space in front, so that its first word is the same piece as anywhere else. Sentencepiece's own
+    option for that (add_dummy_prefix) takes every leading space away in decoding; so it is done here.
+    The saved model gives plain sentencepiece the same ids for `" " + text`.
+
+    Args:
+        kind: "unigram" or "bpe".
+        case: "keep", "lower" or "upper".
+        model: the serialised sentencepiece model.
+    """
+
+    file = "sentencepiece.model"
+
+    def __init__(self, kind: str, case: str, model: bytes):
+        super().__init__(kind, case)
+        self._model = model
+        self._pieces = tensorflow_text.SentencepieceTokenizer(model=model)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._names = tuple(processor.id_to_piece(id_) for id_ in range(processor.vocab_size()))
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, strings: Iterable[str]) -> Self:
+        sentences = [b" " + string for string in cleaned(config.case, strings) if string]
+        if not sentences:
+            raise nothing_to_train_on(config)
+        if len(sentences) > TRAINING_STRINGS:
+            sentences = random.Random(0).sample(sentences, TRAINING_STRINGS)
+        model = _train_sentencepiece(config.kind, config.vocabulary_size, sentences)
+        return cls(config.kind, config.case, model)
+
+    @classmethod
+    def from_content(cls, kind: str, case: str, content: bytes) -> Self:
+        return cls(kind, case, content)
+
+    def content(self) -> bytes:
+        return self._model
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self._names)
+
+    def vocabulary(self) -> list[str]:
+        return list(self._names)
+
+    def _encode(self, strings):
+        strings = self._clean(strings)
+        spaced = tf.where(strings == "", strings, tf.strings.join([" ", strings]))
+        return self._pieces.tokenize(spaced)
+
+    def _decode(self, ids):
+        return tf.strings.regex_replace(self._pieces.detokenize(ids), "^ ", "", replace_global=False)
+
+
+def _train_sentencepiece(kind: str, vocabulary_size: int, sentences: list[bytes]) -> bytes:
+    try:
+        return _run_trainer(kind, vocabulary_size, sentences)
+    except RuntimeError as error:
+        largest = re.search(r"Vocabulary size too high .* <= (\d+)", str(error))
+        smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
+        if largest:  # bpe alone: the strings hold no more merges than this
+            return _run_trainer(kind, int(largest[1]), sentences)
+        if smallest:
+            raise ValueError(
+                f"A {kind} tokenizer needs a vocabulary_size of at least {smallest[1]} for these strings: "
+                "4 special tokens, 256 bytes and each common character. Raise it, or use kind 'characters' "
+                f"or 'bytes'. Received: vocabulary_size={vocabulary_size}.") from None
+        raise ValueError(f"sentencepiece cannot learn {kind} from these strings: {error}") from error
+
+
+def _run_trainer(kind: str, vocabulary_size: int, sentences: list[bytes]) -> bytes:
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        normalization = _write_rules(folder, "normalization.tsv", NORMALIZATION)
+        denormalization = _write_rules(folder, "denormalization.tsv", DENORMALIZATION)
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type=kind,
+            vocab_size=vocabulary_size,
+            hard_vocab_limit=kind == "bpe",  # unigram then stops early by itself; bpe would fail later
+            byte_fallback=True,
+            pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS,
+            pad_piece=SPECIAL_TOKENS[PAD], unk_piece=SPECIAL_TOKENS[UNK],
+            bos_piece=SPECIAL_TOKENS[BOS], eos_piece=SPECIAL_TOKENS[EOS],
+            unk_surface=UNKNOWN_TEXT,
+            normalization_rule_tsv=normalization,
+            denormalization_rule_tsv=denormalization,
+            required_chars="▁",  # else a text with few spaces spells them in bytes, which decode to U+2581
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            max_sentence_length=1 << 24,  # bytes; by default strings above 4192 are left out without a word
+            minloglevel=2,  # errors alone
+        )
+    content = model.getvalue()
+    for path in (normalization, denormalization):
+        # The model remembers where its rules were; it should name no folder and be the same each time. A
+        # text of the same length leaves the serialised message whole.
+        written = path.encode()
+        content = content.replace(written, Path(path).name.encode().rjust(len(written), b"/"))
+    return content
+
+
+def _write_rules(folder: str, name: str, rules: str) -> str:
+    """Writes a rule file and returns its path, stretched with slashes to one length on all machines."""
+    path = f"{folder}{'/' * max(1, PATH_LENGTH - len(folder) - len(name))}{name}"
+    Path(path).write_text(rules)
+    return path
