@@ -8,8 +8,9 @@ import difflib
 import json
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -187,8 +188,10 @@ def load_recipe(path: str | os.PathLike[str], overrides: dict[str, Any] | None =
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}") from error
+    if not isinstance(values, dict):  # JSON may hold anything
+        raise ConfigError(f"{path}: 'recipe' must be a table. Received: {values!r}.")
     for key, value in (overrides or {}).items():
-        _set(values, key, value)
+        _set(values, key, value, str(path))
     return parse_recipe(values, str(path))
 
 
@@ -197,7 +200,7 @@ def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Run:
     try:
         return Run.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_explain(item, where) for item in error.errors())) from None
+        raise ConfigError("\n".join(_explain(error.errors(), where))) from None
 
 
 def save_config(run: Run, path: str | os.PathLike[str]) -> None:
@@ -205,34 +208,70 @@ def save_config(run: Run, path: str | os.PathLike[str]) -> None:
     Path(path).write_text(run.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
+def _set(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     *tables, last = key.split(".")
-    for table in tables:
+    for depth, table in enumerate(tables, start=1):
         values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            table = ".".join(tables[:depth])
+            raise ConfigError(f"{where}: cannot set '{key}': '{table}' is not a table. Received: {values!r}.")
     values[last] = value
 
 
-def _explain(item: Any, where: str) -> str:
-    location = [part for part in item["loc"] if isinstance(part, str)]
-    key = ".".join(location) or "recipe"
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"{where}: unknown key '{key}'.{hint} Known here: {', '.join(known)}."
-    if item["type"] == "literal_error":
-        expected = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        close = difflib.get_close_matches(str(item["input"]), expected, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"{where}: '{key}' must be one of {', '.join(expected)}.{hint} Received: {item['input']!r}."
-    message = item["msg"].removeprefix("Value error, ")
-    received = "" if "Received" in message else f" Received: {item['input']!r}."
-    return f"{where}: '{key}': {message}.{received}".replace("..", ".")
+def _explain(errors: Sequence[Any], where: str) -> list[str]:
+    """One line for every wrong key; a key of several types is wrong once, not once a type."""
+    by_key: dict[str, list[Any]] = {}
+    for item in errors:
+        by_key.setdefault(".".join(_path(item)), []).append(item)
+    return [f"{where}: {_line(key, items)}" for key, items in by_key.items()]
 
 
-def _known_keys(tables: list[str]) -> list[str]:
+def _line(key: str, items: list[Any]) -> str:
+    first, path = items[0], _path(items[0])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        return f"unknown key '{key}'.{_hint(path[-1], known)} Known here: {', '.join(known)}."
+    if first["type"] == "missing":
+        return f"'{key}' is needed: add it. Received: no value."
+    if first["type"] == "model_type":
+        return f"'{key or 'recipe'}' must be a table. Received: {first['input']!r}."
+    if first["type"] == "literal_error":
+        expected = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        hint = _hint(first["input"], expected)
+        return f"'{key}' must be one of {', '.join(expected)}.{hint} Received: {first['input']!r}."
+    if len(first["loc"]) > len(path):  # pydantic tried every type a key may have
+        types = dict.fromkeys(str(item["loc"][len(path)]) for item in items)
+        return f"'{key}' must be of type {' or '.join(types)}. Received: {first['input']!r}."
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    received = "" if "Received: " in message else f". Received: {first['input']!r}"
+    return f"{key and repr(key) + ': '}{message}{received}."
+
+
+def _hint(received: Any, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(received), known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _path(item: Any) -> list[str]:
+    """The keys that lead to an error, without pydantic's names for the types and items it tried."""
+    path: list[str] = []
+    for part in item["loc"]:
+        path.append(str(part))
+        if not _table_of(path):
+            break
+    return path
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    return list(_table_of(path).model_fields)
+
+
+def _table_of(path: list[str]) -> Any:
+    """The model of the table at `path`, or None where there is no table."""
     model: Any = Run
-    for table in tables:
-        annotation = model.model_fields[table].annotation
-        model = next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), Run)
-    return list(model.model_fields)
+    for key in path:
+        if model is None or key not in model.model_fields:
+            return None
+        annotation = model.model_fields[key].annotation
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, _Table) else None
+    return model

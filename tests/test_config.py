@@ -1,0 +1,211 @@
+import json
+import math
+
+import pytest
+
+from tfseq2seq.config import ConfigError, Run, load_recipe, parse_recipe, save_config
+
+RECIPE = """
+name = "words"
+task = "pronunciation"
+
+[data]
+train = ["train.en", "train.fr"]
+
+[data.source_tokenizer]
+kind = "characters"
+
+[model.encoder]
+units = 64
+
+[train]
+learning_rate = 2
+
+[decode]
+beam_size = 8
+"""
+
+
+def complaint(values):
+    with pytest.raises(ConfigError) as error:
+        parse_recipe(values, "recipe.toml")
+    return str(error.value)
+
+
+def recipe_file(folder, text=RECIPE, name="recipe.toml"):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_a_recipe_overrides_the_defaults_it_names_and_no_others(tmp_path):
+    run = load_recipe(recipe_file(tmp_path))
+    assert (run.name, run.task, run.data.train) == ("words", "pronunciation", ["train.en", "train.fr"])
+    assert (run.model.encoder.units, run.model.encoder.cell) == (64, "lstm")
+    assert (run.data.source_tokenizer.kind, run.data.target_tokenizer.kind) == ("characters", "unigram")
+    assert (run.train.learning_rate, run.decode.beam_size) == (2.0, 8)
+    assert run.export == Run(name="defaults").export
+
+
+def test_a_saved_config_holds_every_default_and_reads_back_as_the_same_run(tmp_path):
+    run = load_recipe(recipe_file(tmp_path))
+    save_config(run, tmp_path / "config.json")
+    assert load_recipe(tmp_path / "config.json") == run
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert saved["train"]["label_smoothing"] == 0.1 and saved["train"]["max_minutes"] is None
+
+
+def test_overrides_reach_into_tables_that_the_file_does_not_hold(tmp_path):
+    run = load_recipe(recipe_file(tmp_path), {"train.steps": 7, "export.check_lines": 3, "name": "other"})
+    assert (run.train.steps, run.train.learning_rate, run.export.check_lines) == (7, 2.0, 3)
+    assert run.name == "other"
+
+
+def test_a_run_cannot_be_changed_after_it_was_checked():
+    with pytest.raises(ValueError, match="frozen"):
+        Run(name="words").name = "others"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"modle": {}}, "unknown key 'modle'. Did you mean 'model'? Known here: name, task, data, model,"),
+        (
+            {"model": {"encoder": {"unit": 3}}},
+            "unknown key 'model.encoder.unit'. Did you mean 'units'? Known here: kind, cell, layers, units,",
+        ),
+        ({"decode": {"zebra": 1}}, "unknown key 'decode.zebra'. Known here: beam_size, num_hypotheses,"),
+        (
+            {"data": {"target_tokenizer": {"vocabulary": 9}}},
+            "unknown key 'data.target_tokenizer.vocabulary'. Did you mean 'vocabulary_size'? Known here: ",
+        ),
+    ],
+)
+def test_an_unknown_key_is_met_with_its_file_and_the_nearest_name(values, text):
+    message = complaint({"name": "words", **values})
+    assert message.startswith(f"recipe.toml: {text}")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"train": {"steps": "many"}}, "'train.steps': Input should be a valid integer"),
+        ({"train": {"steps": 12.5}}, "'train.steps': Input should be a valid integer"),
+        ({"train": {"max_minutes": [1]}}, "'train.max_minutes': Input should be a valid number"),
+        ({"task": 3}, "'task': Input should be a valid string"),
+        ({"model": 3}, "'model' must be a table"),
+        ({"model": {"encoder": "lstm"}}, "'model.encoder' must be a table"),
+        ({"data": {"train": 3}}, "'data.train' must be of type str or list[str]"),
+        ({"data": {"train": ["a", 3]}}, "'data.train' must be of type str or list[str]"),
+    ],
+)
+def test_a_wrong_type_is_one_line_with_key_and_value(values, line):
+    message = complaint({"name": "words", **values})
+    received = values
+    while isinstance(received, dict):
+        received = next(iter(received.values()))
+    assert message.startswith(f"recipe.toml: {line}")
+    assert message.endswith(f" Received: {received!r}.")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"train": {"steps": 0}}, "'train.steps': Input should be greater than or equal to 1. Received: 0."),
+        ({"train": {"label_smoothing": 1}}, "'train.label_smoothing': Input should be less than 1."),
+        ({"decode": {"beam_size": 257}}, "'decode.beam_size': Input should be less than or equal to 256."),
+        ({"train": {"learning_rate": math.nan}}, "'train.learning_rate': Input should be greater than 0."),
+        ({"decode": {"length_penalty": -1}}, "'decode.length_penalty': Input should be greater than or"),
+        ({"name": "../up"}, "'name': String should match pattern"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(values, line):
+    message = complaint({"name": "words", **values})
+    assert message.startswith(f"recipe.toml: {line}")
+    assert "\n" not in message
+
+
+def test_what_was_received_is_shown_as_it_was():
+    assert complaint({"name": "../up"}).endswith("Received: '../up'.")
+
+
+def test_a_word_that_is_no_choice_is_met_with_the_nearest_choice():
+    assert complaint({"name": "words", "model": {"decoder": {"cell": "lsmt"}}}) == (
+        "recipe.toml: 'model.decoder.cell' must be one of lstm, gru. Did you mean 'lstm'? Received: 'lsmt'."
+    )
+    assert complaint({"name": "words", "data": {"source_tokenizer": {"kind": 7}}}) == (
+        "recipe.toml: 'data.source_tokenizer.kind' must be one of unigram, bpe, characters, bytes, words. "
+        "Received: 7."
+    )
+
+
+def test_a_missing_name_is_asked_for():
+    assert complaint({"task": "translation"}) == "recipe.toml: 'name' is needed: add it. Received: no value."
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (
+            {"decode": {"beam_size": 2, "num_hypotheses": 3}},
+            "'decode': num_hypotheses must be at most beam_size. Received: num_hypotheses=3, beam_size=2.",
+        ),
+        (
+            {"decode": {"min_length": 9, "max_length": 8}},
+            "'decode': min_length must be at most max_length. Received: min_length=9, max_length=8.",
+        ),
+        (
+            {"decode": {"beam_size": 2}, "export": {"num_hypotheses": 3}},
+            "export.num_hypotheses must be at most decode.beam_size. Received: export.num_hypotheses=3, "
+            "decode.beam_size=2.",
+        ),
+        (
+            {"model": {"share_embeddings": "all"}},
+            'model.share_embeddings = "all" needs data.share_tokenizer = true: one table can only serve one '
+            "vocabulary. Received: share_tokenizer = false.",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(values, line):
+    assert complaint({"name": "words", **values}) == f"recipe.toml: {line}"
+
+
+def test_every_wrong_key_gets_its_own_line():
+    message = complaint({"name": "words", "train": {"steps": 0, "stepz": 1}, "decode": {"beam": 2}})
+    keys = [line.split("'")[1] for line in message.splitlines()]
+    assert keys == ["train.steps", "train.stepz", "decode.beam"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("broken.toml", "name = \n", r"broken\.toml: not valid TOML: .*line 1"),
+        ("twice.toml", 'name = "a"\nname = "b"\n', r"twice\.toml: not valid TOML: .*line 2"),
+        ("broken.json", '{"name": ', r"broken\.json: not valid JSON: .*line 1"),
+        ("list.json", "[1]", r"list\.json: 'recipe' must be a table. Received: \[1\]\."),
+        ("latin.toml", b'name = "caf\xe9"', r"latin\.toml: cannot read the recipe: .*utf-8.*position 11"),
+        ("empty.toml", "", r"empty\.toml: 'name' is needed"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path, name, content, text):
+    with pytest.raises(ConfigError, match=text):
+        load_recipe(recipe_file(tmp_path, content, name), {"train.steps": 5})
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.toml: cannot read the recipe: .*No such file"):
+        load_recipe(tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match="cannot read the recipe: .*Is a directory"):
+        load_recipe(tmp_path)
+
+
+def test_an_override_below_a_plain_value_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot set 'name\.first': 'name' is not a table.*'words'"):
+        load_recipe(recipe_file(tmp_path), {"name.first": "a"})
+
+
+def test_an_override_is_checked_like_the_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"recipe\.toml: unknown key 'train\.step'. Did you mean 'steps'"):
+        load_recipe(recipe_file(tmp_path), {"train.step": 5})
