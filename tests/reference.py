@@ -16,6 +16,12 @@ def penalty(length, alpha):
     return ((5 + length) / 6) ** alpha
 
 
+def gap(values, number):
+    """Distance of the closest two among the number + 1 largest: below float noise, either may come first."""
+    largest = np.sort(np.asarray(values))[::-1][: number + 1]
+    return -np.diff(largest[np.isfinite(largest)]).max(initial=-np.inf)
+
+
 def exhaustive(log_probabilities, vocabulary_size, alpha, max_length, min_length=1):
     """Every output that ends in EOS within max_length, best first.
 
@@ -40,10 +46,10 @@ def textbook_beam(log_probabilities, vocabulary_size, beam_size, alpha, max_leng
     """Beam search with live and finished hypotheses in two lists, run to max_length without a bound.
 
     Returns:
-        finished hypotheses as `exhaustive`, best first.
+        finished hypotheses as `exhaustive`, best first, and the `gap` of the closest choice made.
     """
     words = [UNK, *range(EOS + 1, vocabulary_size)]
-    live, finished = [(0.0, [])], []
+    live, finished, closest = [(0.0, [])], [], np.inf
     for length in range(1, max_length + 1):
         candidates = []
         for total, tokens in live:
@@ -51,14 +57,16 @@ def textbook_beam(log_probabilities, vocabulary_size, beam_size, alpha, max_leng
             if length >= min_length:
                 finished.append((total + row[EOS], [*tokens, EOS]))
             candidates += [(total + row[word], [*tokens, word]) for word in words]
+        closest = min(closest, gap([total for total, _ in candidates], beam_size))
         live = sorted(candidates, key=lambda item: -item[0])[:beam_size]
     ranked = [(total / penalty(len(tokens), alpha), total, tokens) for total, tokens in finished]
-    return sorted(ranked, key=lambda item: -item[0])
+    closest = min(closest, gap([score for score, _, _ in ranked], beam_size))
+    return sorted(ranked, key=lambda item: -item[0]), closest
 
 
 def greedy(log_probabilities, vocabulary_size, max_length, min_length=1):
-    """The likeliest token at each step: (log-probability, tokens)."""
-    total, tokens = 0.0, []
+    """The likeliest token at each step: (log-probability, tokens, `gap` of the closest choice made)."""
+    total, tokens, closest = 0.0, [], np.inf
     for length in range(1, max_length + 1):
         row = log_probabilities([BOS, *tokens])
         allowed = [UNK, *range(EOS, vocabulary_size)]
@@ -66,8 +74,9 @@ def greedy(log_probabilities, vocabulary_size, max_length, min_length=1):
             allowed.remove(EOS)
         if length == max_length:
             allowed = [EOS]
+        closest = min(closest, gap(row[allowed], 1))
         token = max(allowed, key=lambda word: row[word])
         total, tokens = total + row[token], [*tokens, token]
         if token == EOS:
             break
-    return total, tokens
+    return total, tokens, closest

@@ -16,9 +16,28 @@ from tfseq2seq.files import sync_folder, write_atomically
 
 logger = logging.getLogger(__name__)
 
+# What TensorFlow's reader raises for files that are cut, missing or hold something else.
+UNREADABLE = (OSError, ValueError, AssertionError, LookupError, RuntimeError, tf.errors.OpError)
+
 
 class CheckpointError(ValueError):
     """There is no checkpoint to read, or none of them can be read."""
+
+
+def parts(model: Any) -> dict[str, list[Any]]:
+    """The variables of a compiled model that training goes on from, by what they are for.
+
+    They are listed one by one: TensorFlow's own walk over a Keras model passes over whatever is kept in
+    lists, layers and an optimizer's moments among them, and over the states of random generators.
+    """
+    return {
+        "weights": weights(model), "optimizer": [variable.value for variable in model.optimizer.variables],
+        "random_states": [variable.value for variable in model.variables if "seed_generator" in variable.path]}
+
+
+def weights(model: Any) -> list[Any]:
+    """The weights of a model, compiled or not, in the order they were made."""
+    return [variable.value for variable in model.weights]
 
 
 def save(folder: Path, step: int, objects: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
@@ -27,7 +46,7 @@ def save(folder: Path, step: int, objects: dict[str, Any], state: dict[str, Any]
     Args:
         folder: the run's `checkpoints/`.
         step: optimizer steps done.
-        objects: trackable objects by name, as {"model": ..., "optimizer": ...}.
+        objects: variables by name, see `parts`.
         state: JSON values to go on from.
         keep: newest checkpoints to keep, beside the best.
     Returns:
@@ -93,7 +112,7 @@ def restore_latest(folder: Path, objects: dict[str, Any]) -> dict[str, Any] | No
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             _read(path, objects, whole=True)
             return state
-        except (OSError, ValueError, AssertionError, tf.errors.OpError) as error:
+        except UNREADABLE as error:
             logger.warning("checkpoint %s is damaged and passed over: %s", path, str(error).splitlines()[0])
     if found:
         raise CheckpointError(
@@ -116,8 +135,8 @@ def restore_best(folder: Path, model: Any) -> int:
     step = step if step in found else found[-1]
     path = folder / f"step-{step:08d}"
     try:
-        _read(path, {"model": model}, whole=False)
-    except (OSError, ValueError, AssertionError, tf.errors.OpError) as error:
+        _read(path, {"weights": weights(model)}, whole=False)
+    except UNREADABLE as error:
         raise CheckpointError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     return step
 

@@ -190,6 +190,10 @@ class Seq2Seq(keras.Model):
             gradients = [gradient * factor for gradient in gradients]
         return gradients, norm
 
+    def count_tokens(self):
+        """Real target tokens of the global batches since the metrics were last reset, as in this `fit` epoch."""
+        return float(tf.convert_to_tensor(self.token_accuracy.count))
+
     def count_parameters(self):
         """Number of trainable scalars."""
         return sum(math.prod(variable.shape) for variable in self.trainable_variables)

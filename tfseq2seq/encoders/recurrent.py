@@ -35,7 +35,12 @@ class RecurrentEncoder(keras.layers.Layer):
         self.forward = [make(units, name=f"forward_{i}", dtype=policy) for i in range(layers)]
         self.backward = [
             make(units, reverse=True, name=f"backward_{i}", dtype=policy) for i in range(layers if bidirectional else 0)]
+        self.supports_masking = True
         self.drop = [keras.layers.Dropout(dropout, dtype=policy) for _ in range(layers + 1)]
+
+    def compute_mask(self, source, previous_mask):
+        """None: the mask is part of the output; Keras would hang it on tensors unseen."""
+        return None
 
     @property
     def output_units(self):

@@ -29,6 +29,11 @@ class _Recurrent(keras.layers.Layer):
         if units < 1:
             raise ValueError(f"{type(self).__name__} needs units >= 1. Received: units={units}.")
         self.units, self.reverse = units, reverse
+        self.supports_masking = True
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: masks are arguments here; Keras would hang them on tensors unseen."""
+        return None
 
     def get_initial_state(self, batch_size):
         """Zeros for B rows."""

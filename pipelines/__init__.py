@@ -1,0 +1,10 @@
+"""From raw text to batches: where pairs come from, and what is done to them before a model sees them.
+
+In the order of the data:
+    sources   obtains a named data set: fetched once, verified, cached (`fetching` is how)
+    text      reads pairs of local files (`reading` is how), and turns strings into ids
+    checking  says what is wrong with the pairs, and takes the broken ones out
+    prepare   keeps the filtered pairs and the tokenizers in the run's folder
+    batching  few padded shapes, batches by a budget of tokens, in an order that can be resumed
+    tasks     what differs between translation, pronunciation, ...: metrics, baseline, limits
+"""

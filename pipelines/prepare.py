@@ -1,0 +1,154 @@
+"""From a recipe to data a model can train on, kept in the run's folder.
+
+`runs/NAME/config.json` is the resolved recipe, `data/{train,valid,test}.jsonl.gz` the filtered pairs and
+`tokenizers/{source,target}/` the vocabularies. All of it is made once; a second call reads it back.
+"""
+
+import dataclasses
+import gzip
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pipelines.checking import Report, check, filter_pairs
+from pipelines.tasks import Task, find_task
+from pipelines.text import Splits, load_splits
+from tfseq2seq.config import ConfigError, Run, load_recipe, save_config
+from tfseq2seq.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+
+Pairs = list[tuple[str, str]]
+Progress = Callable[[str, float, float | None], None]
+
+# Keys one may change between two calls of the same run; all others shape what is already there.
+FREE_KEYS = ("train.steps", "train.max_minutes", "train.patience", "train.keep_checkpoints", "decode", "export")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run's data.
+
+    Attributes:
+        run: the resolved recipe.
+        task: what the recipe's task says.
+        train, valid, test: (source, target) pairs; test may be empty.
+        source_tokenizer, target_tokenizer: the same object where they are shared.
+    """
+
+    run: Run
+    task: Task
+    train: Pairs
+    valid: Pairs
+    test: Pairs
+    source_tokenizer: Tokenizer
+    target_tokenizer: Tokenizer
+
+
+def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
+    """Obtains, filters and splits the data and trains the tokenizers, or reads them back.
+
+    Args:
+        run: the recipe.
+        folder: the run's folder, made where it is missing.
+        progress: told (stage, done, total).
+    Raises:
+        ConfigError: `folder` holds a run of another recipe.
+        DataError: the data are missing or broken.
+        OSError: `folder` cannot be written.
+    """
+    task = find_task(run.task)
+    if (folder / "config.json").exists():
+        _refuse_another_config(run, folder)
+        save_config(run, folder / "config.json")
+        return load_prepared(folder)
+    splits = _load(run, progress)
+    if run.data.filter:
+        progress("filtering", 0, None)
+        splits, _ = filter_pairs(splits, task)
+    temporary = folder.with_name(f".{folder.name}.preparing-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        (temporary / "data").mkdir(parents=True)
+        for name, pairs in splits._asdict().items():
+            _write_pairs(temporary / "data" / f"{name}.jsonl.gz", pairs)
+        progress("training the tokenizers", 0, None)
+        _train_tokenizers(run, splits, temporary / "tokenizers")
+        save_config(run, temporary / "config.json")
+        folder.mkdir(parents=True, exist_ok=True)
+        # config.json comes last: where it stands, the rest is whole.
+        for name in ("data", "tokenizers", "config.json"):
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            os.replace(temporary / name, folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return load_prepared(folder)
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """Reads a prepared run. Raises ConfigError where `folder` holds none."""
+    if not (folder / "config.json").exists():
+        raise ConfigError(f"{folder}: holds no run (no config.json); make one with `tfseq2seq train RECIPE`.")
+    run = load_recipe(folder / "config.json")
+    source = load_tokenizer(folder / "tokenizers" / "source")
+    target = source if run.data.share_tokenizer else load_tokenizer(folder / "tokenizers" / "target")
+    pairs = [_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in ("train", "valid", "test")]
+    return Prepared(run, find_task(run.task), *pairs, source, target)
+
+
+def check_data(run: Run, progress: Progress) -> Report:
+    """The report on a recipe's data, before anything is made. Raises as `prepare`."""
+    splits = _load(run, progress)
+    progress("training the tokenizers", 0, None)
+    source, target = _tokenizers(run, splits)
+    progress("checking", 0, None)
+    return check(splits, find_task(run.task), run.data, source, target)
+
+
+def _load(run: Run, progress: Progress) -> Splits:
+    progress("obtaining the data", 0, None)
+    return load_splits(run.data, progress=lambda done, total: progress("obtaining the data", done, total))
+
+
+def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer, Tokenizer]:
+    sources, targets = (list(side) for side in zip(*splits.train, strict=True))
+    if run.data.share_tokenizer:
+        shared = train_tokenizer(run.data.source_tokenizer, sources + targets)
+        return shared, shared
+    return (
+        train_tokenizer(run.data.source_tokenizer, sources), train_tokenizer(run.data.target_tokenizer, targets))
+
+
+def _train_tokenizers(run: Run, splits: Splits, folder: Path) -> None:
+    source, target = _tokenizers(run, splits)
+    source.save(folder / "source")
+    target.save(folder / "target")
+
+
+def _refuse_another_config(run: Run, folder: Path) -> None:
+    old, new = (_flat(json.loads(config.model_dump_json())) for config in (load_recipe(folder / "config.json"), run))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
+            raise ConfigError(
+                f"{folder}: holds a run of another config. Give this one another name, or remove the folder. "
+                f"Received: {key} = {new.get(key)!r}, the folder has {old.get(key)!r}.")
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _write_pairs(path: Path, pairs: Pairs) -> None:
+    # mtime 0: the same pairs make the same file.
+    with gzip.GzipFile(path, "wb", mtime=0) as file:
+        for source, target in pairs:
+            file.write((json.dumps([source, target], ensure_ascii=False) + "\n").encode())
+
+
+def _read_pairs(path: Path) -> Pairs:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [tuple(json.loads(line)) for line in file]  # type: ignore[misc]  # two strings a line

@@ -1,0 +1,55 @@
+"""What a task is."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
+
+from pipelines.pairs import Pair
+from tfseq2seq.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What differs from one kind of pairs to another; everything else is shared.
+
+    Attributes:
+        name: as in `task = "..."` of a recipe.
+        metrics: names of metrics, the one that chooses the best checkpoint first.
+        maximize: whether more of that one is better.
+        multiple_references: whether a source that stands in several pairs is one question with several
+            right answers.
+        max_ratio: a pair is badly-ratioed when target length / source length is more than this many
+            times larger or smaller than the median.
+        measure_source, measure_target: length of a string, in what the task counts.
+        baseline: (train pairs, N sources) -> N answers of something cheap that any model must beat.
+        baseline_name: what that is.
+        default_corpus: a data set of `pipelines.sources` to begin with.
+    """
+
+    name: str
+    metrics: tuple[str, ...]
+    maximize: bool
+    multiple_references: bool
+    max_ratio: float
+    measure_source: Callable[[str], int]
+    measure_target: Callable[[str], int]
+    baseline: Callable[[Sequence[Pair], Sequence[str]], list[str]]
+    baseline_name: str
+    default_corpus: str
+
+    @property
+    def metric(self) -> str:
+        """What chooses the best checkpoint, where a recipe does not say."""
+        return self.metrics[0]
+
+    def ordered_metrics(self, first: str | None = None) -> tuple[str, ...]:
+        """The task's metrics, `first` in front where given. Raises ConfigError where it is none of them."""
+        if first is None:
+            return self.metrics
+        if first not in self.metrics:
+            close = difflib.get_close_matches(first, self.metrics, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(
+                f"'train.metric' must be one of {', '.join(self.metrics)} for task {self.name!r}.{hint} "
+                f"Received: {first!r}.")
+        return (first, *(metric for metric in self.metrics if metric != first))

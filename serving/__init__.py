@@ -1,0 +1,7 @@
+"""The way from a trained model to an answered request; each module stands for itself.
+
+- `signatures`: what a client may ask for.        - `protocol`: the messages, without TensorFlow.
+- `client`: asks a server, without TensorFlow.    - `server`: answers as TensorFlow Serving does.
+- `servables`: SavedModels ready to answer.       - `export`: writes a SavedModel that proved itself.
+- `folders`: where versions and their warm-up requests lie.
+"""

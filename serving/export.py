@@ -1,0 +1,269 @@
+"""Writes a SavedModel that takes raw strings, after proof that it answers as the model it was made from."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  # registers the tokenizers' operations
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+from serving.folders import EXTRA, SAVED_MODEL, WARM_UP, list_versions
+from serving.signatures import DEFAULT_MODEL, GREEDY, SCORE, SERVING_DEFAULT, SIGNATURES
+from tfseq2seq.files import sync_folder
+
+TOLERANCE = 1e-4  # of a score, times 1 nat + its size: near 0 rounding is not relative to it
+NUM_ALONE = 8  # check lines that are asked one by one as well
+PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunc"}
+LIBRARIES = ("tfseq2seq", "tensorflow", "keras", "tensorflow-text", "numpy")
+
+_Rows = dict[str, list[bytes]]  # input of a signature -> its rows
+
+
+class ExportError(RuntimeError):
+    """No SavedModel was written; the text says why in one line."""
+
+
+class ServedModel(tf.Module):
+    """The functions behind the three signatures, with the generator whose variables and tables they use.
+
+    Args:
+        generator: `tfseq2seq.generation.Generator`.
+        num_hypotheses: H, answers a row of serving_default.
+    """
+
+    def __init__(self, generator: Any, num_hypotheses: int):
+        super().__init__(name="served_model")
+        self.generator = generator
+
+        def serving_default(text):
+            return generator.beam(text, num_hypotheses)
+
+        functions = {SERVING_DEFAULT: serving_default, GREEDY: generator.greedy, SCORE: generator.score}
+        self.functions = {
+            name: tf.function(functions[name], input_signature=[
+                tf.TensorSpec([None], tf.string, name=each) for each in signature.inputs])
+            for name, signature in SIGNATURES.items()}
+
+
+def export(
+    generator: Any, folder: str | os.PathLike[str], version: int | None = None, *, config_json: str,
+    check_sources: Sequence[str], check_targets: Sequence[str], num_hypotheses: int = 1,
+    scores: Any = None,
+) -> Path:
+    """Writes `folder`/VERSION, where a server finds it whole or not at all.
+
+    The model is written aside, loaded back, and asked the check lines, an empty line and no line at all, in one
+    batch and alone; it must answer as the generator does: equal strings, scores within `TOLERANCE`.
+
+    Args:
+        generator: `tfseq2seq.generation.Generator`.
+        folder: holds the versions of this model; made if it is missing.
+        version: number of the new version, at least 1; default: one above the highest.
+        config_json: the resolved recipe, kept in assets.extra/config.json.
+        check_sources: held-out source lines, at least 1.
+        check_targets: their targets.
+        num_hypotheses: answers a row of serving_default; at most its beam size.
+        scores: anything JSON can hold, kept in assets.extra/export.json.
+    Returns:
+        The folder of the new version.
+    Raises:
+        ValueError: no check lines, not one target a source, or a version below 1.
+        ExportError: the version exists already, the folder cannot be written, or the SavedModel answers
+            otherwise; nothing is left behind.
+    """
+    if not check_sources or len(check_sources) != len(check_targets):
+        raise ValueError(
+            "export needs at least one check line and one target for each. "
+            f"Received: {len(check_sources)} sources, {len(check_targets)} targets.")
+    if version is not None and version < 1:
+        raise ValueError(f"export needs a version of at least 1. Received: version={version}.")
+    folder = Path(folder)
+    created = not folder.exists()
+    temporary = folder / f".export-{uuid.uuid4().hex}"  # a server looks at whole numbers only
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _next_version(folder, version)  # before the work, if it is to be refused
+        temporary.mkdir()
+        inputs = _check_inputs(check_sources, check_targets)
+        served = ServedModel(generator, num_hypotheses)
+        _write(served, temporary, inputs, {"config.json": config_json}, scores)
+        _check(served, temporary, inputs)
+        sync_folder(temporary)
+        return _publish(temporary, folder, version)
+    except OSError as error:
+        raise ExportError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if created and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _next_version(folder: Path, version: int | None) -> int:
+    taken = list_versions(folder)
+    if version is None:
+        return max(taken, default=0) + 1
+    if version in taken:
+        raise ExportError(
+            f"{taken[version]} exists already; name another version, or none for the next free one "
+            f"({max(taken) + 1}). Received: version={version}.")
+    return version
+
+
+def _publish(temporary: Path, folder: Path, version: int | None) -> Path:
+    while True:
+        path = folder / str(_next_version(folder, version))
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+            continue  # another export took the number meanwhile
+        sync_folder(folder, files=False)
+        return path
+
+
+def _check_inputs(sources: Sequence[str], targets: Sequence[str]) -> dict[str, _Rows]:
+    """Signature -> input -> rows. An empty line is asked as well: some user will send one."""
+    by_name = {"text": sources, "source": sources, "target": targets}
+    encoded = {
+        name: [line.encode("utf-8", "surrogatepass") for line in [*lines, ""]] for name, lines in by_name.items()}
+    return {
+        name: {each: encoded[each] for each in signature.inputs} for name, signature in SIGNATURES.items()}
+
+
+def _write(
+    served: ServedModel, folder: Path, inputs: dict[str, _Rows], texts: dict[str, str], scores: Any
+) -> None:
+    signatures = {name: function.get_concrete_function() for name, function in served.functions.items()}
+    try:
+        tf.saved_model.save(served, str(folder), signatures=signatures)
+        (folder / EXTRA).mkdir(exist_ok=True)
+        with tf.io.TFRecordWriter(str(folder / WARM_UP)) as writer:
+            for name, rows_by_input in inputs.items():
+                writer.write(_warm_up_record(name, rows_by_input))
+    except tf.errors.OpError as error:  # how TensorFlow says that the disk is full
+        raise ExportError(f"cannot write the SavedModel in {folder.parent}: {_first_line(error)}") from error
+    about = {
+        "libraries": {"python": platform.python_version(), **_installed()},
+        "signatures": {name: signature._asdict() for name, signature in SIGNATURES.items()},
+        "variables_sha256": _variables_sha256(folder),
+        "scores": scores}
+    for name, text in {**texts, "export.json": json.dumps(about, indent=2) + "\n"}.items():
+        (folder / EXTRA / name).write_text(text, encoding="utf-8")
+
+
+def _warm_up_record(signature: str, rows_by_input: _Rows) -> bytes:
+    """One request of the shortest, the middle and the longest line, for the lengths that are really used."""
+    lengths = [len(row) for row in next(iter(rows_by_input.values()))]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    chosen = sorted({order[0], order[len(order) // 2], order[-1]})
+    log = prediction_log_pb2.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name, request.model_spec.signature_name = DEFAULT_MODEL, signature
+    for name, rows in rows_by_input.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto([rows[i] for i in chosen], tf.string))
+    return log.SerializeToString()
+
+
+def _installed() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _variables_sha256(folder: Path) -> str:
+    """Of every variable's name, type, shape and values, in the order of the names."""
+    reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+    digest = hashlib.sha256()
+    for name in sorted(reader.get_variable_to_shape_map()):
+        if name != "_CHECKPOINTABLE_OBJECT_GRAPH":
+            values = reader.get_tensor(name)
+            digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
+            digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _check(served: ServedModel, folder: Path, inputs: dict[str, _Rows]) -> None:
+    """Raises ExportError where the SavedModel in `folder` answers otherwise than `served`."""
+    _check_operations(folder)
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        for name, by_input in inputs.items():
+            num_rows = len(next(iter(by_input.values())))
+            expected = _ask(served.functions[name], by_input, slice(None))
+            received = _ask(loaded.signatures[name], by_input, slice(None))
+            _compare(name, "the SavedModel", by_input, expected, received, at=0)
+            _ask(loaded.signatures[name], by_input, slice(0))  # no rows must be no trouble
+            for row in dict.fromkeys([*range(min(NUM_ALONE, num_rows)), num_rows - 1]):
+                one = slice(row, row + 1)
+                alone = _ask(loaded.signatures[name], by_input, one)
+                batched = {output: values[one] for output, values in expected.items()}
+                _compare(name, "the SavedModel asked for this line alone", by_input, batched, alone, at=row)
+    except tf.errors.OpError as error:
+        raise ExportError(f"the check of the SavedModel failed: {_first_line(error)}") from error
+
+
+def _check_operations(folder: Path) -> None:
+    graph = saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL).read_bytes()).meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    found = sorted({node.op for node in nodes} & PYTHON_OPERATIONS)
+    if found:
+        raise ExportError(
+            f"the model calls Python from its graph ({', '.join(found)}), which no server can do; "
+            "write that part with TensorFlow operations.")
+
+
+def _ask(function: Any, by_input: _Rows, rows: slice) -> dict[str, np.ndarray]:
+    tensors = {}
+    for name, values in by_input.items():
+        chosen = values[rows]
+        tensors[name] = tf.constant(chosen, tf.string, [len(chosen)])
+    return {output: values.numpy() for output, values in function(**tensors).items()}
+
+
+def _compare(
+    signature: str, who: str, by_input: _Rows, expected: dict[str, np.ndarray],
+    received: dict[str, np.ndarray], at: int,
+) -> None:
+    for output, wanted in expected.items():
+        found = received[output]
+        for row in range(len(wanted)):
+            if found.shape == wanted.shape and _same(wanted[row], found[row]):
+                continue
+            line = {name: values[at + row].decode("utf-8", "replace")[:80] for name, values in by_input.items()}
+            answer = _printable(found[row]) if row < len(found) else "nothing"
+            raise ExportError(
+                f"signature {signature}, line {at + row + 1} {line}: {who} gives {output} {answer}, "
+                f"the model in this process {_printable(wanted[row])}; nothing was exported.")
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    wanted, found = np.asarray(wanted), np.asarray(found)
+    if wanted.dtype.kind == "f":  # -inf equals -inf, NaN equals nothing
+        return bool(np.all(np.isclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)))
+    return bool(np.all(wanted == found))
+
+
+def _printable(values: Any) -> str:
+    items = np.ravel(values).tolist()
+    texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in items]
+    return repr(texts)
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    lines = [line for line in error.message.splitlines() if line and not line.startswith((" ", "\t"))]
+    return lines[-1] if lines else type(error).__name__

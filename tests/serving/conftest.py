@@ -1,0 +1,28 @@
+import pytest
+
+from serving.client import Client
+from serving.export import export
+from serving.server import EmbeddedServer
+from tests.serving.fake import FakeGenerator
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A folder with version 1 of the fake model, two hypotheses a row."""
+    folder = tmp_path_factory.mktemp("exported")
+    export(
+        FakeGenerator(), folder, config_json='{"name": "fake"}', check_sources=["one", "three"],
+        check_targets=["un", "trois"], num_hypotheses=2, scores={"bleu": 12.5})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(exported):
+    with EmbeddedServer(exported, workers=4) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    with Client(server.address, timeout=30, rows=4) as connected:
+        yield connected

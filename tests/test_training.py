@@ -1,0 +1,109 @@
+"""Training from a recipe: what it leaves, and that it goes on where it stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tfseq2seq import checkpoints, runs
+from tfseq2seq.config import ConfigError, load_recipe
+from tfseq2seq.training import load_generator, make_strategy
+
+QUIET = Console(quiet=True)
+COMMAND = [sys.executable, "-c", "from tfseq2seq.cli import main; main()"]
+
+
+def weights_of(folder):
+    run, prepared = runs.open_run(folder)
+    step = checkpoints.steps(folder / "checkpoints")[-1]
+    (folder / "checkpoints" / "best.json").unlink(missing_ok=True)  # the newest, whatever its metric
+    return step, load_generator(run, prepared, folder).model.get_weights()
+
+
+def test_a_run_leaves_all_that_is_promised(tiny_run):
+    assert {path.name for path in tiny_run.iterdir()} >= {
+        "config.json", "data", "tokenizers", "checkpoints", "logs", "metrics.jsonl"}
+    assert load_recipe(tiny_run / "config.json").train.steps == 24
+    assert checkpoints.steps(tiny_run / "checkpoints") == [12, 24]
+    assert checkpoints.best_step(tiny_run / "checkpoints") in (12, 24)
+    rows = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [row for row in rows if "valid_word_error_rate" in row]
+    assert [row["step"] for row in evaluations] == [12, 24]
+    assert evaluations[1]["valid_loss"] < evaluations[0]["valid_loss"]
+
+
+def test_tensorboard_gets_scalars_samples_and_attention(tiny_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tiny_run / "logs"), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {"valid/loss", "valid/word_error_rate", "samples", "attention/0"} <= tags
+    samples = events.Tensors("samples")[-1].tensor_proto.string_val[0].decode()
+    assert samples.startswith("| source | answer | reference |")
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(tiny_recipe, tmp_path):
+    def train(name, steps):
+        run = load_recipe(tiny_recipe, {"train.steps": steps, "train.evaluate_every": 6, "train.checkpoint_every": 4})
+        return runs.train_run(run, tmp_path / name, QUIET)
+
+    assert train("unbroken", 14).step == 14
+    assert train("resumed", 8).step == 8
+    assert train("resumed", 14).step == 14
+    unbroken, resumed = weights_of(tmp_path / "unbroken"), weights_of(tmp_path / "resumed")
+    assert unbroken[0] == resumed[0] == 14
+    for one, two in zip(unbroken[1], resumed[1], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def start(recipe, folder, *settings):
+    command = [*COMMAND, "train", str(recipe), "--runs", str(folder)]
+    for setting in ("train.steps=4000", "train.checkpoint_every=5", "train.evaluate_every=2000", *settings):
+        command += ["--set", setting]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_checkpoint(process, folder, beyond=0):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        found = checkpoints.steps(folder / "tiny" / "checkpoints")
+        if found and found[-1] > beyond:
+            return found[-1]
+        time.sleep(0.1)
+    raise AssertionError(f"no checkpoint: {process.communicate()}")
+
+
+def test_killed_it_goes_on_and_sigterm_saves_and_says_how_to_resume(tiny_recipe, tmp_path):
+    first = start(tiny_recipe, tmp_path)
+    wait_for_checkpoint(first, tmp_path)
+    first.kill()
+    first.communicate()
+    saved = checkpoints.steps(tmp_path / "tiny" / "checkpoints")[-1]
+
+    second = start(tiny_recipe, tmp_path)
+    wait_for_checkpoint(second, tmp_path, beyond=saved)
+    second.send_signal(signal.SIGTERM)
+    _, told = second.communicate(timeout=60)
+    assert f"going on from step {saved} " in told
+    assert second.returncode == 143
+    assert "SIGTERM: saved; to go on: tfseq2seq train" in told and "Traceback" not in told
+    assert checkpoints.steps(tmp_path / "tiny" / "checkpoints")[-1] > saved
+
+
+def test_a_folder_of_another_config_is_refused(tiny_recipe, tiny_run):
+    run = load_recipe(tiny_recipe, {"model.embedding_units": 13})
+    with pytest.raises(ConfigError, match=r"another config.*model.embedding_units = 13, the folder has 12"):
+        runs.train_run(run, tiny_run, QUIET)
+
+
+def test_more_replicas_than_devices_are_refused():
+    with pytest.raises(ValueError, match="train.replicas = 99 needs as many devices"):
+        make_strategy(99)

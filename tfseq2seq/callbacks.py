@@ -1,0 +1,277 @@
+"""What happens between the steps of `fit`: evaluation, checkpoints, stopping, and what one sees of it.
+
+All of them share one `Progress`, which a checkpoint stores and a resumed run reads back.
+"""
+
+import dataclasses
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tfseq2seq import checkpoints
+from tfseq2seq.evaluation import METRICS, evaluate
+from tfseq2seq.plots import attention_png
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is; everything a checkpoint must know beside the weights."""
+
+    step: int = 0  # optimizer steps done
+    seconds: float = 0.0  # time spent training, over all resumptions
+    evaluated_step: int = -1  # step of the last evaluation
+    best_value: float | None = None
+    best_step: int = -1
+    evaluations_without_better: int = 0
+
+
+class Interrupted(Exception):
+    """Training was asked to stop by a signal; everything is saved.
+
+    Attributes:
+        signal_number: SIGINT or SIGTERM.
+    """
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+class StopOnSignal(keras.callbacks.Callback):
+    """Ends training at the next step after Ctrl-C or SIGTERM; a second Ctrl-C ends it at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame):
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def raise_if_received(self, *_):
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.received is not None:
+            self.model.stop_training = True
+
+
+class CountSteps(keras.callbacks.Callback):
+    """Keeps `Progress` up to date and ends training when its time is up."""
+
+    def __init__(self, progress: Progress, max_minutes: float | None):
+        super().__init__()
+        self.progress, self.max_minutes = progress, max_minutes
+
+    def on_train_begin(self, logs=None):
+        self._last = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.monotonic()
+        self.progress.step += 1
+        self.progress.seconds += now - self._last
+        self._last = now
+        if self.max_minutes is not None and self.progress.seconds >= 60 * self.max_minutes:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._last = time.monotonic()  # evaluation between epochs counts in the time of the next step
+
+
+class Evaluate(keras.callbacks.Callback):
+    """Decodes held-out lines at the end of every `fit` epoch and keeps the best metric.
+
+    Args:
+        progress: shared state.
+        generator: `Generator` over the model in training.
+        lines: held-out source lines.
+        references: their references, one list a line.
+        metrics: names of metrics; the first chooses the best checkpoint.
+        patience: evaluations without a better value before training stops; None never stops.
+        valid_batches: dataset for the teacher-forced loss.
+        stop: whose `raise_if_received` ends a long evaluation.
+        show: rich console.
+        writer: TensorBoard writer for samples and attention.
+    """
+
+    NUM_SAMPLES = 3
+
+    def __init__(
+        self, progress: Progress, generator, lines: list[str], references: list[list[str]], metrics: tuple[str, ...],
+        patience: int | None, valid_batches, stop: StopOnSignal, show: Console, writer,
+    ):
+        super().__init__()
+        self.progress, self.generator, self.patience = progress, generator, patience
+        self.lines, self.references, self.metrics = lines, references, metrics
+        self.valid_batches, self.stop, self.show, self.writer = valid_batches, stop, show, writer
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.stop.received is not None or self.progress.evaluated_step == self.progress.step:
+            return
+        started = time.monotonic()
+        with self.show.status(f"step {self.progress.step}: decoding {len(self.lines)} held-out lines"):
+            teacher_forced = self.model.evaluate(self.valid_batches, verbose=0, return_dict=True)
+            answers = self.generator.answer(self.lines, on_batch=self.stop.raise_if_received)
+        hypotheses = [best[0].text if best else "" for best in answers]
+        scores = evaluate(self.metrics, self.lines, hypotheses, self.references)
+        values = {name: score.value for name, score in scores.items()}
+        logs = {} if logs is None else logs
+        logs.update({f"valid_{name}": value for name, value in (teacher_forced | values).items()})
+        self.progress.evaluated_step = self.progress.step
+        self._keep_best(values[self.metrics[0]])
+        self._write_samples(hypotheses)
+        parts = [f"{name} {value:.2f}" for name, value in values.items()]
+        best = " [bold green]best[/]" if self.progress.best_step == self.progress.step else ""
+        self.show.print(
+            f"step {self.progress.step}: valid loss {teacher_forced['loss']:.3f}, {', '.join(parts)}{best} "
+            f"({time.monotonic() - started:.0f} s)", highlight=False)
+
+    def _keep_best(self, value: float) -> None:
+        maximize, best = METRICS[self.metrics[0]].maximize, self.progress.best_value
+        if best is None or (value > best if maximize else value < best):
+            self.progress.best_value, self.progress.best_step = value, self.progress.step
+            self.progress.evaluations_without_better = 0
+            return
+        self.progress.evaluations_without_better += 1
+        if self.patience is not None and self.progress.evaluations_without_better >= self.patience:
+            self.show.print(f"stopping: {self.patience} evaluations without a better {self.metrics[0]}")
+            self.model.stop_training = True
+
+    def _write_samples(self, hypotheses: list[str]) -> None:
+        rows = ["| source | answer | reference |", "|---|---|---|"]
+        rows += [
+            "| " + " | ".join(text.replace("|", "\\|") for text in (line, answer, references[0])) + " |"
+            for line, answer, references in list(zip(self.lines, hypotheses, self.references, strict=True))[:10]]
+        with self.writer.as_default(step=self.progress.step):
+            tf.summary.text("samples", "\n".join(rows))
+            for i, line in enumerate(self.lines[: self.NUM_SAMPLES]):
+                source, target, weights = self.generator.attention(line)
+                image = tf.io.decode_png(attention_png(source, target, weights), channels=3)
+                tf.summary.image(f"attention/{i}", image[None])
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Writes a checkpoint every so many steps, after each evaluation and when training ends."""
+
+    def __init__(self, folder: Path, progress: Progress, every: int, keep: int, metric: str):
+        super().__init__()
+        self.folder, self.progress, self.every, self.keep, self.metric = folder, progress, every, keep, metric
+        self._saved = (-1, -1)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.progress.step % self.every == 0:
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save()
+
+    def _save(self):
+        now = (self.progress.step, self.progress.evaluated_step)
+        if now == self._saved:
+            return
+        checkpoints.save(
+            self.folder, self.progress.step, checkpoints.parts(self.model), dataclasses.asdict(self.progress), self.keep)
+        if self.progress.best_step == self.progress.step and self.progress.best_value is not None:
+            checkpoints.mark_best(self.folder, self.progress.step, self.metric, self.progress.best_value)
+        self._saved = now
+
+
+class WriteScalars(keras.callbacks.Callback):
+    """TensorBoard scalars and the same figures as JSON lines, for the steps and for each evaluation.
+
+    Args:
+        progress: shared state.
+        writer: TensorBoard writer.
+        path: the JSON lines file, appended to.
+        padding_share: padded share of all target and source positions, from the batching.
+        every: steps between two rows.
+    """
+
+    def __init__(self, progress: Progress, writer, path: Path, padding_share: float, every: int = 50):
+        super().__init__()
+        self.progress, self.writer, self.path = progress, writer, path
+        self.padding_share, self.every = padding_share, every
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._started, self._tokens = time.monotonic(), 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.progress.step % self.every:
+            return
+        now, tokens = time.monotonic(), self.model.count_tokens()  # both since the epoch began
+        # Read here, outside the replicas, the metrics are those of the global batch; `logs` has the mean
+        # of the replicas' own.
+        self._write({
+            **self.model.get_metrics_result(), "gradient_norm": tf.convert_to_tensor(self.model.gradient_norm),
+            "learning_rate": self.model.optimizer.learning_rate,
+            "tokens_per_second": (tokens - self._tokens) / (now - self._started),
+            "padding_share": self.padding_share, "traces": self.model.num_traces})
+        self._started, self._tokens = now, tokens
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._write({name: value for name, value in (logs or {}).items() if name.startswith("valid_")})
+
+    def _write(self, values: dict[str, Any]) -> None:
+        values = {name: float(value) for name, value in values.items()}
+        if not values:
+            return
+        with self.writer.as_default(step=self.progress.step):
+            for name, value in values.items():
+                split = "valid/" + name.removeprefix("valid_") if name.startswith("valid_") else f"train/{name}"
+                tf.summary.scalar(split, value)
+        self.writer.flush()
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.progress.step, **values}) + "\n")
+
+
+class ShowProgress(keras.callbacks.Callback):
+    """A bar with loss, tokens a second and the time left."""
+
+    def __init__(self, progress: Progress, steps: int, max_minutes: float | None, show: Console):
+        super().__init__()
+        self.progress, self.steps, self.max_minutes = progress, steps, max_minutes
+        self.bar = Bar(
+            TextColumn("training"), BarColumn(), TextColumn("{task.fields[step]}/{task.fields[steps]}"),
+            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=show, transient=True)
+        self.task = self.bar.add_task(
+            "", total=1.0, completed=0, step=progress.step, steps=steps, loss=float("nan"), speed=0.0)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._started, self._tokens, self._step = time.monotonic(), 0.0, self.progress.step
+        self.bar.start()
+
+    def on_train_batch_end(self, batch, logs=None):
+        seconds = time.monotonic() - self._started
+        if seconds < 1.0:
+            return
+        tokens = self.model.count_tokens()
+        share = self.progress.step / self.steps
+        if self.max_minutes is not None:
+            share = max(share, self.progress.seconds / (60 * self.max_minutes))
+        self.bar.update(
+            self.task, completed=share, step=self.progress.step, loss=float((logs or {}).get("loss", float("nan"))),
+            speed=(tokens - self._tokens) / seconds)
+        self._started, self._tokens = time.monotonic(), tokens
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.stop()

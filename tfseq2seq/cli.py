@@ -1,0 +1,251 @@
+"""The command line. Each command is a thin call; TensorFlow is imported only inside them."""
+
+import json
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tfseq2seq.console import progress_bar, show
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported anywhere
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+app = typer.Typer(
+    help="Sequence-to-sequence learning on TensorFlow and Keras, from raw text to an answered gRPC request.",
+    no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+# Exit codes, beside 0 and typer's 2 for wrong arguments.
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+
+RecipeArgument = Annotated[Path, typer.Argument(help="A TOML recipe; see pipelines/recipes.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder, as runs/NAME.", show_default=False)]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="A folder with train, valid and test files, instead of the recipe's data.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="A recipe key to override, as train.steps=100. May be repeated.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Where run folders are made.")]
+AddressOption = Annotated[str, typer.Option("--address", help="host:port of the gRPC server.")]
+
+
+def main() -> None:
+    """The console script: a user's mistake ends in one line and exit code 1, never in a traceback.
+
+    TFSEQ2SEQ_DEBUG=1 shows the traceback all the same.
+    """
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("TFSEQ2SEQ_DEBUG"):
+            raise
+        show.print(f"[bold red]error:[/] {_one_line(error)}", highlight=False, soft_wrap=True)
+        sys.exit(FAILED)
+
+
+def _one_line(error: BaseException) -> str:
+    from rich.markup import escape
+
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return escape(f"{error.filename}: {error.strerror}")
+    return escape(str(error) or type(error).__name__)
+
+
+@app.command()
+def check(
+    recipe: RecipeArgument, data: DataOption = None, set_: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Look at the data before training: counts, broken pairs, leakage, out-of-vocabulary rate."""
+    run = _load(recipe, data, set_)
+    from pipelines.prepare import check_data
+
+    with progress_bar() as report_progress:
+        report = check_data(run, report_progress)
+    print(json.dumps(report.as_dict(), indent=2)) if as_json else Console().print(report.render())
+
+
+@app.command()
+def prepare(
+    recipe: RecipeArgument, data: DataOption = None, set_: SetOption = None, runs: RunsOption = Path("runs"),
+) -> None:
+    """Obtain the data, filter and split it, train the tokenizers; `train` does this by itself."""
+    run = _load(recipe, data, set_)
+    from pipelines.prepare import prepare as prepare_data
+
+    with progress_bar() as report:
+        prepare_data(run, runs / run.name, report)
+    show.print(f"prepared in {runs / run.name}; next: tfseq2seq train {recipe}", highlight=False)
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument, data: DataOption = None, set_: SetOption = None, runs: RunsOption = Path("runs"),
+) -> None:
+    """Train, or go on training: the same command continues from the last checkpoint.
+
+    Ctrl-C and SIGTERM save a checkpoint and exit with 130 and 143.
+    """
+    run = _load(recipe, data, set_)
+    from tfseq2seq.callbacks import Interrupted
+    from tfseq2seq.runs import train_run
+
+    try:
+        progress = train_run(run, runs / run.name)
+    except Interrupted as interruption:
+        show.print(f"{interruption}: saved; to go on: {' '.join(['tfseq2seq', *sys.argv[1:]])}", highlight=False)
+        sys.exit(128 + interruption.signal_number)
+    best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
+    show.print(f"done: {progress.step} steps in {progress.seconds / 60:.1f} minutes; best {best}", highlight=False)
+    show.print(f"next: tfseq2seq evaluate {runs / run.name}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    run_folder: RunArgument,
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    lines: Annotated[int | None, typer.Option(help="Only the first so many sources.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Decode the held-out split with the best checkpoint and score it beside the task's baseline."""
+    from tfseq2seq.evaluation import as_dict, render_table
+    from tfseq2seq.runs import evaluate_run, open_run
+
+    run, prepared = open_run(run_folder)
+    with progress_bar() as report:
+        scores = evaluate_run(run, prepared, run_folder, split, lines, report)
+    if as_json:
+        print(json.dumps({system: as_dict(values) for system, values in scores.items()}, indent=2))
+    else:
+        Console().print(render_table(scores, title=f"{run.name}, {split}"))
+
+
+@app.command()
+def predict(
+    run_folder: RunArgument,
+    source: Annotated[Path | None, typer.Argument(help="Lines to answer, plain or .gz; default: standard input.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: standard output.")] = None,
+    n_best: Annotated[int, typer.Option(help="Hypotheses a line; with more than 1 (or --scores) as TSV.")] = 1,
+    scores: Annotated[bool, typer.Option("--scores", help="Print line number, score and text, tab separated.")] = False,
+) -> None:
+    """Answer lines with a run's best checkpoint, in their order."""
+    from pipelines.reading import read_lines
+    from tfseq2seq.runs import open_run, predict_lines
+
+    run, prepared = open_run(run_folder)
+    lines = read_lines(source) if source else [line.rstrip("\n") for line in sys.stdin]
+    with progress_bar() as report:
+        answers = predict_lines(run, prepared, run_folder, lines, n_best, report)
+    rows = []
+    for i, hypotheses in enumerate(answers):
+        for hypothesis in hypotheses:
+            text = hypothesis.text.replace("\n", " ")
+            rows.append(f"{i + 1}\t{hypothesis.score:.4f}\t{text}" if scores or n_best > 1 else text)
+    text = "".join(row + "\n" for row in rows)
+    if output:
+        from tfseq2seq.files import write_atomically
+
+        write_atomically(output, text)
+    else:
+        sys.stdout.write(text)
+
+
+@app.command()
+def export(
+    run_folder: RunArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/export.")] = None,
+    version: Annotated[int | None, typer.Option(help="Default: the next free number.")] = None,
+) -> None:
+    """Write the best checkpoint as a SavedModel for TensorFlow Serving, after proving that it answers the same."""
+    from tfseq2seq.runs import export_run, open_run
+
+    run, prepared = open_run(run_folder)
+    with show.status("exporting and replaying held-out lines"):
+        path = export_run(run, prepared, run_folder, output or run_folder / "export", version)
+    show.print(f"exported to {path}; next: tfseq2seq serve {path.parent}", highlight=False)
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="An export folder that holds VERSION/ folders.", show_default=False)],
+    port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 8500,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
+    model_name: Annotated[str, typer.Option(help="The name clients ask for.")] = "tfseq2seq",
+    backend: Annotated[str, typer.Option(help="embedded, or tensorflow_model_server (a binary on PATH).")] = "embedded",
+) -> None:
+    """Answer gRPC requests as TensorFlow Serving does."""
+    from serving.server import serve as run_server
+
+    def ready(address: str) -> None:
+        show.print(
+            f"serving {model_name} at {address}; ask with: tfseq2seq request \"TEXT\" --address {address}",
+            highlight=False, soft_wrap=True)
+
+    run_server(folder, port=port, host=host, model_name=model_name, backend=backend, on_ready=ready)
+
+
+@app.command()
+def request(
+    texts: Annotated[list[str] | None, typer.Argument(help="Strings to send; default: standard input's lines.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Send the lines of this file.")] = None,
+    address: AddressOption = "127.0.0.1:8500",
+    model_name: Annotated[str, typer.Option(help="The served model.")] = "tfseq2seq",
+    signature: Annotated[str, typer.Option(help="serving_default (beam search), greedy, or score.")] = "serving_default",
+    target: Annotated[list[str] | None, typer.Option(help="For score: one target a text, in order.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
+) -> None:
+    """Send raw strings to a server; print each hypothesis with its score, best first."""
+    from serving.client import Client
+
+    if file:
+        from pipelines.reading import read_lines
+
+        lines = read_lines(file)
+    else:
+        lines = list(texts) if texts else [line.rstrip("\n") for line in sys.stdin]
+    client = Client(address, model=model_name, timeout=timeout)
+    if signature == "score":
+        if len(target or []) != len(lines):
+            raise typer.BadParameter(f"score needs one --target a text. Received: {len(lines)} texts, {len(target or [])}.")
+        for text, value in zip(lines, client.score(lines, list(target or [])), strict=True):
+            print(f"{value:.4f}\t{text}")
+        return
+    for text, row in zip(lines, client.predict(lines, signature=signature), strict=True):
+        for hypothesis in row:
+            print(f"{text}\t{hypothesis.score:.4f}\t{hypothesis.text}")
+
+
+@app.command()
+def demo(
+    task: Annotated[str, typer.Option(help="pronunciation (minutes) or translation (within an hour).")] = "pronunciation",
+    pair: Annotated[str, typer.Option(help="For translation: source-target, as en-fr.")] = "en-fr",
+    minutes: Annotated[float | None, typer.Option(help="Longest training time; default: the task's own.")] = None,
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """From nothing to answers over gRPC: obtain data, train, score, export, serve, ask."""
+    from tfseq2seq.demo import run_demo
+
+    run_demo(task, pair, minutes, runs, Console())
+
+
+def _load(recipe: Path, data: Path | None, overrides: list[str] | None) -> Any:
+    from tfseq2seq.config import load_recipe
+
+    values: dict[str, Any] = {}
+    for item in overrides or []:
+        key, separator, text = item.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"--set needs KEY=VALUE. Received: {item!r}.")
+        try:
+            values[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text  # a bare word is a string
+    if data is not None:
+        values |= {f"data.{key}": None for key in ("corpus", "pair", "train", "valid", "test")}
+        values["data.folder"] = str(data)
+    return load_recipe(recipe, values)

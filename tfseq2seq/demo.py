@@ -1,0 +1,93 @@
+"""`tfseq2seq demo`: the whole way on real data, from an empty folder to answers over gRPC."""
+
+import time
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from serving.client import Client
+from serving.server import EmbeddedServer
+from tfseq2seq.config import load_recipe
+from tfseq2seq.console import progress_bar
+from tfseq2seq.evaluation import group_references, render_table
+from tfseq2seq.runs import evaluate_run, export_run, open_run, train_run
+
+RECIPES = {"pronunciation": "demo_pronunciation.toml", "translation": "demo_translation.toml"}
+NUM_QUESTIONS = 10
+
+
+def run_demo(task: str, pair: str, minutes: float | None, runs: Path, show: Console) -> None:
+    """Runs every stage and prints what it found.
+
+    Args:
+        task: "pronunciation" or "translation".
+        pair: for translation: languages, as "en-fr".
+        minutes: longest training time; default the recipe's.
+        runs: where the run's folder is made.
+        show: where the story is told.
+    Raises:
+        ValueError: an unknown task.
+    """
+    if task not in RECIPES:
+        raise ValueError(f"--task must be one of {', '.join(RECIPES)}. Received: {task!r}.")
+    started = time.monotonic()
+    overrides = {} if minutes is None else {"train.max_minutes": minutes}
+    if task == "translation":
+        overrides |= {"data.pair": pair, "name": f"demo-translation-{pair}"}
+    with resources.as_file(resources.files("pipelines") / "recipes" / RECIPES[task]) as recipe:
+        run = load_recipe(recipe, overrides)
+    folder = runs / run.name
+
+    _stage(show, 1, f"training: {task}, at most {run.train.max_minutes:g} minutes (Ctrl-C saves; the same command goes on)")
+    train_run(run, folder)
+
+    _stage(show, 2, "scoring on the test split, beside a cheap baseline")
+    run, prepared = open_run(folder)
+    with progress_bar() as report:
+        scores = evaluate_run(run, prepared, folder, "test", None, report)
+    show.print(render_table(scores))
+
+    _stage(show, 3, "exporting a SavedModel, replaying held-out lines through it")
+    with show.status("exporting"):
+        path = export_run(run, prepared, folder, folder / "export", None)
+    show.print(f"wrote {path}", highlight=False)
+
+    _stage(show, 4, "serving it over gRPC and asking test lines it has never seen")
+    sources, references = group_references(prepared.test, prepared.task.multiple_references)
+    # Evenly spread over the test split: nobody picked them.
+    rows = range(0, len(sources), max(1, len(sources) // NUM_QUESTIONS))[:NUM_QUESTIONS]
+    server = EmbeddedServer(folder / "export", port=0)
+    server.start()
+    try:
+        answers = Client(f"127.0.0.1:{server.port}").predict([sources[row] for row in rows])
+    finally:
+        server.stop()
+    table = Table("source", "answer", "score", "reference", "right")
+    right = 0
+    for row, hypotheses in zip(rows, answers, strict=True):
+        same = hypotheses[0].text in references[row]
+        right += same
+        table.add_row(
+            sources[row], hypotheses[0].text, f"{hypotheses[0].score:.2f}", references[row][0], "yes" if same else "no")
+    show.print(table)
+    show.print(f"{right} of {len(rows)} exactly right. All of it took {(time.monotonic() - started) / 60:.1f} minutes.\n")
+    show.print(
+        f"What next:\n"
+        f"  look inside      tensorboard --logdir {folder / 'logs'}\n"
+        f"  serve            tfseq2seq serve {folder / 'export'}\n"
+        f"  ask              tfseq2seq request \"{sources[rows[0]]}\"\n"
+        f"  in Docker        docker run -p 8500:8500 -v {(folder / 'export').resolve()}:/models/tfseq2seq "
+        f"-e MODEL_NAME=tfseq2seq tensorflow/serving\n"
+        f"  your own pairs   a folder with train.tsv, valid.tsv, test.tsv (source<TAB>target), then\n"
+        f"                   tfseq2seq train RECIPE.toml --data FOLDER   (recipes: {_recipes_folder()})",
+        highlight=False, soft_wrap=True)
+
+
+def _stage(show: Console, number: int, text: str) -> None:
+    show.rule(f"[bold]{number} of 4: {text}", align="left")
+
+
+def _recipes_folder() -> str:
+    return str(resources.files("pipelines") / "recipes")

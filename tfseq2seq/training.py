@@ -1,0 +1,159 @@
+"""Training a prepared run: strategy, model, `fit`, and going on where it stopped."""
+
+import functools
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from rich.console import Console
+
+from pipelines.batching import Batches
+from pipelines.prepare import Prepared
+from pipelines.text import encode_pairs
+from tfseq2seq import callbacks, checkpoints
+from tfseq2seq.config import Run
+from tfseq2seq.evaluation import group_references
+from tfseq2seq.generation import Generator
+from tfseq2seq.losses import TokenCrossEntropy
+from tfseq2seq.model import Seq2Seq, build_model
+from tfseq2seq.optimization import make_optimizer
+
+NUM_METRICS = 2  # of the task's, while training: TER alone would take longer than the decoding
+
+
+def make_strategy(replicas: int | None = None) -> tf.distribute.Strategy:
+    """`MirroredStrategy` over the visible devices: all GPUs, else all (logical) CPUs.
+
+    Args:
+        replicas: use only the first so many; default all.
+    Raises:
+        ValueError: fewer devices than replicas.
+    """
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if replicas is not None and replicas > len(devices):
+        raise ValueError(
+            f"train.replicas = {replicas} needs as many devices. Received: {len(devices)} "
+            f"({', '.join(device.name for device in devices)}).")
+    return _mirrored(tuple(device.name for device in devices[:replicas]))
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    # One a process: a second one reuses the keys of the first one's collectives, and TensorFlow then
+    # aborts with "Shape mismatch in the collective instance".
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def make_generator(run: Run, prepared: Prepared, model: Seq2Seq) -> Generator:
+    """The run's search over `model`."""
+    return Generator(
+        model, prepared.source_tokenizer, prepared.target_tokenizer, run.decode, run.export.max_source_length)
+
+
+def load_generator(run: Run, prepared: Prepared, folder: Path) -> Generator:
+    """The run's best checkpoint, ready to answer; the model carries no optimizer.
+
+    Raises:
+        CheckpointError: there is no readable checkpoint in `folder`/checkpoints.
+    """
+    model = build_model(
+        run.model, prepared.source_tokenizer.vocabulary_size, prepared.target_tokenizer.vocabulary_size)
+    checkpoints.restore_best(folder / "checkpoints", model)
+    return make_generator(run, prepared, model)
+
+
+def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callbacks.Progress:
+    """Trains until `steps`, `max_minutes` or `patience` end it; goes on from the newest checkpoint.
+
+    Args:
+        run: the recipe.
+        prepared: data and tokenizers from `pipelines.prepare`.
+        folder: the run's folder; gets checkpoints/, logs/ (TensorBoard) and metrics.jsonl.
+        show: where progress is shown.
+    Returns:
+        How far it came, with the best metric.
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; everything is saved.
+        ValueError: the data leave nothing to train on, or devices are missing.
+    """
+    settings = run.train
+    keras.utils.set_random_seed(settings.seed)
+    strategy = make_strategy(settings.replicas)
+    batches = _batches(prepared, prepared.train, strategy.num_replicas_in_sync)
+    held_out = _spread(prepared.valid, settings.valid_lines)
+    valid = _batches(prepared, held_out, strategy.num_replicas_in_sync)
+    with strategy.scope():
+        model = build_model(
+            run.model, prepared.source_tokenizer.vocabulary_size, prepared.target_tokenizer.vocabulary_size,
+            settings.precision)
+        optimizer = make_optimizer(settings, run.model.decoder.units)
+        optimizer.global_clipnorm = settings.clip_norm or None
+        model.compile(
+            optimizer, loss=TokenCrossEntropy(settings.label_smoothing), jit_compile=settings.jit_compile)
+        model.optimizer.build(model.trainable_variables)
+    progress = _restore(folder / "checkpoints", model)
+    if progress.step:
+        show.print(f"going on from step {progress.step} ({folder / 'checkpoints'})", highlight=False)
+    show.print(
+        f"{model.count_parameters():,} parameters, {batches.steps_per_epoch:,} steps an epoch, "
+        f"{strategy.num_replicas_in_sync} replica(s), {batches.padding_share:.0%} padding", highlight=False)
+    task, writer = prepared.task, tf.summary.create_file_writer(str(folder / "logs"))
+    lines, references = group_references(held_out, task.multiple_references)
+    with callbacks.StopOnSignal() as stop:
+        watch = [
+            callbacks.CountSteps(progress, settings.max_minutes),
+            callbacks.ShowProgress(progress, settings.steps, settings.max_minutes, show),
+            stop,
+            callbacks.Evaluate(
+                progress, make_generator(run, prepared, model), lines, references,
+                task.ordered_metrics(settings.metric)[:NUM_METRICS],
+                settings.patience, valid.dataset(shuffle=False, repeat=False), stop, show, writer),
+            callbacks.SaveCheckpoints(
+                folder / "checkpoints", progress, settings.checkpoint_every or settings.evaluate_every,
+                settings.keep_checkpoints, settings.metric or task.metric),
+            callbacks.WriteScalars(progress, writer, folder / "metrics.jsonl", batches.padding_share),
+        ]
+        _fit(model, batches, progress, settings, watch)
+        stop.raise_if_received()
+    return progress
+
+
+def _fit(model: Seq2Seq, batches: Batches, progress: callbacks.Progress, settings, watch: list) -> None:
+    """Runs `fit` so that its epochs end at multiples of `evaluate_every`, wherever it starts."""
+    every = settings.evaluate_every
+    while progress.step < settings.steps and not _finished(progress, settings):
+        first = every - progress.step % every
+        whole, rest = divmod(settings.steps - progress.step, every)
+        # A first epoch up to the next multiple, then all whole ones at once, then what is left.
+        length, epochs = (every, whole) if first == every and whole else (min(first, settings.steps - progress.step), 1)
+        model.fit(
+            batches.dataset(start_step=progress.step), steps_per_epoch=length, epochs=epochs, verbose=0,
+            shuffle=False, callbacks=watch)
+        if model.stop_training:
+            return
+
+
+def _finished(progress: callbacks.Progress, settings) -> bool:
+    if settings.max_minutes is not None and progress.seconds >= 60 * settings.max_minutes:
+        return True
+    return settings.patience is not None and progress.evaluations_without_better >= settings.patience
+
+
+def _restore(folder: Path, model: Seq2Seq) -> callbacks.Progress:
+    state = checkpoints.restore_latest(folder, checkpoints.parts(model))
+    return callbacks.Progress(**state) if state else callbacks.Progress()
+
+
+def _batches(prepared: Prepared, pairs: list[tuple[str, str]], replicas: int) -> Batches:
+    data = prepared.run.data
+    encoded = encode_pairs(pairs, prepared.source_tokenizer, prepared.target_tokenizer)
+    return Batches(
+        encoded, batch_tokens=data.batch_tokens, num_lengths=data.num_lengths, replicas=replicas,
+        seed=prepared.run.train.seed, max_source_length=data.max_source_length,
+        max_target_length=data.max_target_length)
+
+
+def _spread(pairs: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+    """At most so many pairs, evenly spread: files are often sorted, and their start is no sample."""
+    step = max(1, -(-len(pairs) // most))
+    return pairs[::step]
