@@ -71,7 +71,7 @@ def plain(value):
         return {field.name: plain(each) for field, each in value.ListFields()}
     if hasattr(value, "items"):
         return {key: plain(each) for key, each in value.items()}
-    return value if isinstance(value, str | bytes) or not hasattr(value, "__iter__") else [plain(each) for each in value]
+    return value if isinstance(value, str | bytes) or not hasattr(value, "__len__") else [plain(each) for each in value]
 
 
 def arguments(message):
