@@ -1,4 +1,4 @@
-"""Asks a server that speaks TensorFlow Serving's gRPC protocol; needs neither TensorFlow nor its serving API."""
+"""Asks a server that speaks TensorFlow Serving's gRPC protocol; needs no TensorFlow."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -94,7 +94,8 @@ class Client:
             raise ValueError(f"Client needs a timeout above 0 seconds. Received: timeout={timeout}.")
         if rows < 1:
             raise ValueError(f"Client needs rows >= 1. Received: rows={rows}.")
-        self.address, self.model, self.version, self.timeout, self.rows = address, model, version, timeout, rows
+        self.address, self.model, self.version = address, model, version
+        self.timeout, self.rows = timeout, rows
         # A proxy cannot reach this machine's own loopback.
         proxy = [("grpc.enable_http_proxy", 0)] if address.startswith(_LOOPBACK) else []
         self._channel = grpc.insecure_channel(address, [*_OPTIONS, *proxy])
@@ -136,7 +137,8 @@ class Client:
         """
         if len(sources) != len(targets):
             raise ValueError(
-                f"Client.score needs one target a source. Received: {len(sources)} sources, {len(targets)} targets.")
+                "Client.score needs one target a source. "
+                f"Received: {len(sources)} sources, {len(targets)} targets.")
         inputs = {"source": sources, "target": targets}
         return [
             float(value) for outputs in self._in_pieces(SCORE, inputs, {"log_probability": 1})
@@ -214,13 +216,14 @@ class Client:
             code, details = error.code(), error.details() or ""
             message = f"{self.address}: {code.name}: {details}"
             if code == grpc.StatusCode.UNAVAILABLE:
-                message = f"{self.address}: no server answers; is one running there (`tfseq2seq serve`)? {details}"
+                message = f"{self.address}: no server answers; start one with `tfseq2seq serve`. {details}"
             elif code == grpc.StatusCode.DEADLINE_EXCEEDED:
                 message = f"{self.address}: no answer within {self.timeout:g} seconds; raise the timeout."
             raise ServingError(message, code, details) from error
 
     def _malformed(self, details: str) -> ServingError:
-        return ServingError(f"{self.address}: not an answer of such a model: {details}.", grpc.StatusCode.INTERNAL, details)
+        message = f"{self.address}: not an answer of such a model: {details}."
+        return ServingError(message, grpc.StatusCode.INTERNAL, details)
 
     def _model_spec(self, signature: str = "") -> Any:
         spec = protocol.ModelSpec(name=self.model, signature_name=signature)
@@ -231,8 +234,10 @@ class Client:
 
 def _encode(name: str, strings: Sequence[str]) -> list[bytes]:
     if isinstance(strings, str | bytes):
-        raise ValueError(f"Client needs a list of strings as {name!r}; for one pass [text]. Received: {strings[:40]!r}.")
-    return [string.encode("utf-8", "surrogatepass") for string in strings]  # the model cleans what is not UTF-8
+        raise ValueError(
+            f"Client needs a list of strings as {name!r}; for one pass [text]. Received: {strings[:40]!r}.")
+    # A lone surrogate is no valid UTF-8; the model cleans it, as it does in training.
+    return [string.encode("utf-8", "surrogatepass") for string in strings]
 
 
 def _infos(tensors: Any) -> dict[str, TensorInfo]:

@@ -62,8 +62,8 @@ def export(
 ) -> Path:
     """Writes `folder`/VERSION, where a server finds it whole or not at all.
 
-    The model is written aside, loaded back, and asked the check lines, an empty line and no line at all, in one
-    batch and alone; it must answer as the generator does: equal strings, scores within `TOLERANCE`.
+    The model is written aside, loaded back, and asked the check lines, an empty line and no line at all, in
+    one batch and alone; it must answer as the generator does: equal strings, scores within `TOLERANCE`.
 
     Args:
         generator: `tfseq2seq.generation.Generator`.
@@ -136,7 +136,8 @@ def _check_inputs(sources: Sequence[str], targets: Sequence[str]) -> dict[str, _
     """Signature -> input -> rows. An empty line is asked as well: some user will send one."""
     by_name = {"text": sources, "source": sources, "target": targets}
     encoded = {
-        name: [line.encode("utf-8", "surrogatepass") for line in [*lines, ""]] for name, lines in by_name.items()}
+        name: [line.encode("utf-8", "surrogatepass") for line in [*lines, ""]]
+        for name, lines in by_name.items()}
     return {
         name: {each: encoded[each] for each in signature.inputs} for name, signature in SIGNATURES.items()}
 
@@ -146,7 +147,9 @@ def _write(
 ) -> None:
     signatures = {name: function.get_concrete_function() for name, function in served.functions.items()}
     try:
-        tf.saved_model.save(served, str(folder), signatures=signatures)
+        # Nothing is trained there, and the recurrent layers' own gradients cannot be saved.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(served, str(folder), signatures=signatures, options=options)
         (folder / EXTRA).mkdir(exist_ok=True)
         with tf.io.TFRecordWriter(str(folder / WARM_UP)) as writer:
             for name, rows_by_input in inputs.items():
@@ -218,7 +221,8 @@ def _check(served: ServedModel, folder: Path, inputs: dict[str, _Rows]) -> None:
 
 
 def _check_operations(folder: Path) -> None:
-    graph = saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL).read_bytes()).meta_graphs[0].graph_def
+    saved = saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL).read_bytes())
+    graph = saved.meta_graphs[0].graph_def
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     found = sorted({node.op for node in nodes} & PYTHON_OPERATIONS)
     if found:
@@ -244,7 +248,8 @@ def _compare(
         for row in range(len(wanted)):
             if found.shape == wanted.shape and _same(wanted[row], found[row]):
                 continue
-            line = {name: values[at + row].decode("utf-8", "replace")[:80] for name, values in by_input.items()}
+            line = {
+                name: values[at + row].decode("utf-8", "replace")[:80] for name, values in by_input.items()}
             answer = _printable(found[row]) if row < len(found) else "nothing"
             raise ExportError(
                 f"signature {signature}, line {at + row + 1} {line}: {who} gives {output} {answer}, "

@@ -13,7 +13,8 @@ def list_versions(folder: Path) -> dict[int, Path]:
     Raises:
         OSError: `folder` cannot be read.
     """
-    found = {int(path.name): path for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal()}
+    named = [path for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal()]
+    found = {int(path.name): path for path in named}
     return dict(sorted(found.items()))
 
 
@@ -30,7 +31,10 @@ def find_versions(folder: Path) -> dict[int, Path]:
     except OSError as error:
         raise ValueError(f"{folder}: {needed}. Received: {error.strerror}.") from error
     if not versions:
-        inside = "one version itself; pass the folder above it" if (folder / SAVED_MODEL).is_file() else (
-            f"versions without a SavedModel: {', '.join(map(str, entries))}" if entries else "no version folder")
+        inside = "no version folder"
+        if (folder / SAVED_MODEL).is_file():
+            inside = "one version itself; pass the folder above it"
+        elif entries:
+            inside = f"versions without a SavedModel: {', '.join(map(str, entries))}"
         raise ValueError(f"{folder}: {needed}. Received: {inside}.")
     return versions

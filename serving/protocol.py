@@ -1,7 +1,7 @@
 """The messages of TensorFlow Serving, as a client needs them, without TensorFlow.
 
-`tensorflow_serving.apis` imports all of TensorFlow. These classes have the same bytes on the wire and lie in a
-descriptor pool of their own, so that both can be loaded in one process. Fields that are left out here
+`tensorflow_serving.apis` imports all of TensorFlow. These classes have the same bytes on the wire and lie
+in a descriptor pool of their own, so that both can be loaded in one process. Fields that are left out here
 survive as unknown fields.
 """
 
@@ -19,8 +19,8 @@ SIGNATURE_DEF = "signature_def"  # the one field of metadata there is
 
 # DataType of tensorflow/core/framework/types.proto.
 DATA_TYPES = {
-    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 9: "int64", 10: "bool",
-    14: "bfloat16", 17: "uint16", 19: "float16", 22: "uint32", 23: "uint64"}
+    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 9: "int64",
+    10: "bool", 14: "bfloat16", 17: "uint16", 19: "float16", 22: "uint32", 23: "uint64"}
 STRING = 7
 
 # ModelVersionStatus.State of get_model_status.proto.
@@ -38,7 +38,8 @@ _MESSAGES = {
     "tensorflow.TensorInfo": {
         "string name": 1, "int32 dtype": 2, "tensorflow.TensorShapeProto tensor_shape": 3},
     "tensorflow.SignatureDef": {
-        "map tensorflow.TensorInfo inputs": 1, "map tensorflow.TensorInfo outputs": 2, "string method_name": 3},
+        "map tensorflow.TensorInfo inputs": 1, "map tensorflow.TensorInfo outputs": 2,
+        "string method_name": 3},
     "tensorflow.serving.ModelSpec": {
         "string name": 1, "oneof google.protobuf.Int64Value version": 2, "string signature_name": 3,
         "oneof string version_label": 4},
@@ -99,7 +100,8 @@ def _add_field(message: Any, full_name: str, field: str, number: int) -> None:
         _add_field(entry, "", "string key", 1)
         _add_field(entry, "", f"{type_name} value", 2)
         type_name = f"{full_name}.{entry.name}"
-    added = message.field.add(name=name, number=number, label=_REPEATED if kind in ("map", "repeated") else _OPTIONAL)
+    label = _REPEATED if kind in ("map", "repeated") else _OPTIONAL
+    added = message.field.add(name=name, number=number, label=label)
     if "." in type_name:
         added.type, added.type_name = _MESSAGE_TYPE, f".{type_name}"
     else:
@@ -131,7 +133,8 @@ GetModelStatusResponse = _class("tensorflow.serving.GetModelStatusResponse")
 ModelVersionStatus = _class("tensorflow.serving.ModelVersionStatus")
 
 _VALUES = {
-    "float32": "float_val", "float64": "double_val", "int32": "int_val", "int64": "int64_val", "bool": "bool_val"}
+    "float32": "float_val", "float64": "double_val", "int32": "int_val", "int64": "int64_val",
+    "bool": "bool_val"}
 
 
 def strings_to_tensor(strings: Sequence[bytes]) -> Any:
@@ -144,11 +147,12 @@ def strings_to_tensor(strings: Sequence[bytes]) -> Any:
 def tensor_to_array(tensor: Any) -> np.ndarray:
     """The values of a TensorProto; strings as an array of bytes objects.
 
-    A sender may leave out values at the end that equal the last one it wrote, and may write numbers as raw bytes.
+    A sender may leave out values at the end that equal the last one it wrote, and may write numbers as raw
+    bytes.
 
     Raises:
-        ValueError: a type that is not among string, float32, float64, int32, int64, bool; or values that do not
-            fit the shape.
+        ValueError: a type that is not among string, float32, float64, int32, int64, bool; or values that do
+            not fit the shape.
     """
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
     name = DATA_TYPES.get(tensor.dtype, str(tensor.dtype))

@@ -123,8 +123,8 @@ def _warm_up_requests(folder: Path, servable: Servable) -> list[predict_pb2.Pred
         for alias, info in servable.signature_defs[name].inputs.items():
             dtype = tf.as_dtype(info.dtype)
             shape = [max(1, each.size) for each in info.tensor_shape.dim]
-            values = np.full(shape, b"", object) if dtype == tf.string else np.zeros(shape, dtype.as_numpy_dtype)
-            request.inputs[alias].CopyFrom(tf.make_tensor_proto(values, dtype))
+            zero = b"" if dtype == tf.string else dtype.as_numpy_dtype(0)
+            request.inputs[alias].CopyFrom(tf.make_tensor_proto(np.full(shape, zero), dtype))
         requests.append(request)
     return requests
 

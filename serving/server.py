@@ -55,8 +55,9 @@ class EmbeddedServer:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], port: int = 0, host: str = "127.0.0.1", model_name: str = DEFAULT_MODEL,
-        *, versions: Literal["latest", "all"] | Sequence[int] = "latest", workers: int | None = None,
+        self, folder: str | os.PathLike[str], port: int = 0, host: str = "127.0.0.1",
+        model_name: str = DEFAULT_MODEL, *, versions: Literal["latest", "all"] | Sequence[int] = "latest",
+        workers: int | None = None,
     ):
         if not 0 <= port <= 65535:
             raise ValueError(f"EmbeddedServer needs a port from 0 to 65535. Received: port={port}.")
@@ -179,14 +180,15 @@ class _Services(
             context.abort(_INVALID, f"Unrecognized servable version label: {spec.version_label}")
         version = spec.version.value if spec.HasField("version") else max(self._loaded)
         if spec.name != self._name or version not in self._loaded:
-            wanted = f"Specific({spec.name}, {version})" if spec.HasField("version") else f"Latest({spec.name})"
+            named = spec.HasField("version")
+            wanted = f"Specific({spec.name}, {version})" if named else f"Latest({spec.name})"
             context.abort(_NOT_FOUND, f"Servable not found for request: {wanted}")
         return self._loaded[version]
 
 
 def serve(
-    folder: str | os.PathLike[str], port: int = 8500, host: str = "127.0.0.1", model_name: str = DEFAULT_MODEL,
-    backend: str = "embedded", on_ready: Callable[[str], None] | None = None,
+    folder: str | os.PathLike[str], port: int = 8500, host: str = "127.0.0.1",
+    model_name: str = DEFAULT_MODEL, backend: str = "embedded", on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Answers requests until SIGTERM or Ctrl-C, then lets those under way end; a second Ctrl-C does not wait.
 
@@ -223,16 +225,16 @@ def serve(
 def _exec_binary(folder: Path, port: int, host: str, model_name: str) -> NoReturn:
     if host != "0.0.0.0":
         raise ValueError(
-            f"{BINARY} listens on every address of this machine; agree with host 0.0.0.0, or use the embedded "
-            f"backend. Received: host {host}.")
+            f"{BINARY} listens on every address of this machine; agree with host 0.0.0.0, or use the "
+            f"embedded backend. Received: host {host}.")
     if not 1 <= port <= 65535:
         raise ValueError(f"{BINARY} needs a port from 1 to 65535. Received: port={port}.")
     find_versions(folder)
     binary = shutil.which(BINARY)
     if binary is None:
         raise ServerError(
-            f"{BINARY} is not on PATH; install it, run the Docker image tensorflow/serving on the same folder, or use "
-            "the embedded backend.")
+            f"{BINARY} is not on PATH; install it, run the Docker image tensorflow/serving on the same "
+            "folder, or use the embedded backend.")
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(binary, [
@@ -249,7 +251,8 @@ def _chosen(folder: Path, versions: Literal["latest", "all"] | Sequence[int]) ->
         return {max(found): found[max(found)]}
     if isinstance(versions, str) or not versions or not set(versions) <= set(found):
         raise ValueError(
-            f"EmbeddedServer needs versions 'latest', 'all' or some of {sorted(found)}. Received: {versions!r}.")
+            f"EmbeddedServer needs versions 'latest', 'all' or some of {sorted(found)}. "
+            f"Received: {versions!r}.")
     return {int(version): found[int(version)] for version in versions}
 
 
@@ -283,4 +286,5 @@ def _why_not_bound(host: str, port: int) -> str:
         reason = "it cannot be listened on"
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-    return f"cannot listen on {_address(host, port)}: {reason}; choose another port (0 takes a free one) or host."
+    where = _address(host, port)
+    return f"cannot listen on {where}: {reason}; choose another port (0 takes a free one) or host."

@@ -11,8 +11,14 @@ def exported(tmp_path_factory):
     """A folder with version 1 of the fake model, two hypotheses a row."""
     folder = tmp_path_factory.mktemp("exported")
     export(
-        FakeGenerator(), folder, config_json='{"name": "fake"}', check_sources=["one", "three"],
-        check_targets=["un", "trois"], num_hypotheses=2, scores={"bleu": 12.5})
+        FakeGenerator(),
+        folder,
+        config_json='{"name": "fake"}',
+        check_sources=["one", "three"],
+        check_targets=["un", "trois"],
+        num_hypotheses=2,
+        scores={"bleu": 12.5},
+    )
     return folder
 
 

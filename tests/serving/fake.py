@@ -21,7 +21,10 @@ class FakeGenerator(tf.Module):
         answer = tf.where(known == "", tf.strings.upper(text), known)[:, None]  # [N, 1]
         marks = tf.constant(["!" * h for h in range(num_hypotheses)])[None]  # [1, H]
         length = tf.cast(tf.strings.length(answer), tf.float32)
-        return {"text": answer + marks, "score": -self.weight * length - tf.range(float(num_hypotheses))[None]}
+        return {
+            "text": answer + marks,
+            "score": -self.weight * length - tf.range(float(num_hypotheses))[None],
+        }
 
     def greedy(self, text):
         return self.beam(text, 1)

@@ -9,7 +9,8 @@ from serving.client import Client, Hypothesis, ServingError, TensorInfo, Version
 def test_hypotheses_come_best_first_with_their_scores(client):
     assert client.predict(["one", "three"]) == [
         [Hypothesis("un", -1.0), Hypothesis("un!", -2.0)],
-        [Hypothesis("THREE", -2.5), Hypothesis("THREE!", -3.5)]]
+        [Hypothesis("THREE", -2.5), Hypothesis("THREE!", -3.5)],
+    ]
 
 
 def test_greedy_gives_one_answer_a_text(client):
@@ -44,7 +45,9 @@ def test_metadata_names_the_signatures(client):
     assert {"serving_default", "greedy", "score"} <= set(metadata)
     assert metadata["serving_default"].inputs == {"text": TensorInfo("string", (None,))}
     assert metadata["serving_default"].outputs == {
-        "text": TensorInfo("string", (None, 2)), "score": TensorInfo("float32", (None, 2))}
+        "text": TensorInfo("string", (None, 2)),
+        "score": TensorInfo("float32", (None, 2)),
+    }
     assert set(metadata["score"].inputs) == {"source", "target"}
     assert metadata["score"].outputs == {"log_probability": TensorInfo("float32", (None,))}
 
@@ -54,14 +57,20 @@ def test_status_says_what_is_available(client):
 
 
 def test_a_refusal_tells_code_and_reason(server):
-    with Client(server.address, model="other") as client, pytest.raises(ServingError, match="NOT_FOUND") as caught:
+    with (
+        Client(server.address, model="other") as client,
+        pytest.raises(ServingError, match="NOT_FOUND") as caught,
+    ):
         client.predict(["one"])
     assert caught.value.code == grpc.StatusCode.NOT_FOUND
     assert caught.value.details == "Servable not found for request: Latest(other)"
 
 
 def test_no_server_is_one_clear_line():
-    with Client("127.0.0.1:1", timeout=5) as client, pytest.raises(ServingError, match="is one running there") as caught:
+    with (
+        Client("127.0.0.1:1", timeout=5) as client,
+        pytest.raises(ServingError, match="start one with") as caught,
+    ):
         client.predict(["one"])
     assert caught.value.code == grpc.StatusCode.UNAVAILABLE
     assert "\n" not in str(caught.value)
@@ -81,7 +90,8 @@ def test_a_signature_of_another_kind_is_an_error_and_not_a_wrong_answer(client):
         (lambda _: Client("", timeout=1), "address as 'host:port'"),
         (lambda _: Client("host:1", timeout=0), "timeout above 0 seconds. Received: timeout=0"),
         (lambda _: Client("host:1", rows=0), "rows >= 1. Received: rows=0"),
-    ])
+    ],
+)
 def test_wrong_calls_are_refused(client, call, message):
     with pytest.raises(ValueError, match=message):
         call(client)

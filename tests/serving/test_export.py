@@ -30,8 +30,11 @@ def test_what_is_exported_holds_its_recipe_and_its_origin(exported):
     assert about["libraries"]["tensorflow"] == tf.__version__
     assert about["scores"] == {"bleu": 12.5}
     # The fake model holds one variable.
-    name = next(name for name, _ in tf.train.list_variables(str(exported / "1" / "variables" / "variables"))
-                if name.startswith("generator"))
+    name = next(
+        name
+        for name, _ in tf.train.list_variables(str(exported / "1" / "variables" / "variables"))
+        if name.startswith("generator")
+    )
     digest = hashlib.sha256(f"{name} float32 ()\n".encode() + np.float32(0.5).tobytes())
     assert about["variables_sha256"] == digest.hexdigest()
     assert [path.name for path in exported.iterdir()] == ["1"]
@@ -49,12 +52,15 @@ def test_each_signature_has_a_warm_up_request_of_its_inputs(exported):
     for record in records:
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
         requests[request.model_spec.signature_name] = {
-            name: tf.make_ndarray(tensor).tolist() for name, tensor in request.inputs.items()}
+            name: tf.make_ndarray(tensor).tolist() for name, tensor in request.inputs.items()
+        }
     # Shortest, middle and longest of "one", "three" and the empty line.
     text = [b"one", b"three", b""]
     assert requests == {
-        "serving_default": {"text": text}, "greedy": {"text": text},
-        "score": {"source": text, "target": [b"un", b"trois", b""]}}
+        "serving_default": {"text": text},
+        "greedy": {"text": text},
+        "score": {"source": text, "target": [b"un", b"trois", b""]},
+    }
 
 
 def test_the_next_version_is_one_above_the_highest_and_a_taken_one_is_refused(exported, tmp_path):
@@ -120,11 +126,15 @@ class NotANumber(FakeGenerator):
     ("generator", "message"),
     [
         (Forgetful, r"signature greedy, line 1 \{'text': 'one'\}: the SavedModel .*gives score \[-1.0"),
-        (Joined, r"line 1 .* asked for this line alone gives text \['un1'\], the model in this process \['un3'\]"),
+        (
+            Joined,
+            r"line 1 .* asked for this line alone gives text \['un1'\], the model in this process \['un3'\]",
+        ),
         (OfPython, "calls Python from its graph"),
         (NeedsRows, "check of the SavedModel failed: .*no rows"),
         (NotANumber, r"gives log_probability \[nan\]"),
-    ])
+    ],
+)
 def test_a_model_that_cannot_be_trusted_is_not_exported(tmp_path, generator, message):
     with pytest.raises(ExportError, match=message) as caught:
         run(tmp_path / "new", generator())
@@ -135,9 +145,9 @@ def test_a_model_that_cannot_be_trusted_is_not_exported(tmp_path, generator, mes
 def test_weights_that_change_on_the_way_are_found(tmp_path, monkeypatch):
     generator, save = FakeGenerator(), tf.saved_model.save
 
-    def damage(module, folder, signatures):
+    def damage(module, folder, **settings):
         generator.weight.assign(0.5003)  # 0.06 %
-        save(module, folder, signatures=signatures)
+        save(module, folder, **settings)
         generator.weight.assign(0.5)
 
     monkeypatch.setattr(tf.saved_model, "save", damage)
@@ -157,10 +167,13 @@ def test_scores_may_differ_by_rounding_only():
 
 @pytest.mark.parametrize(
     "failure",
-    [OSError(errno.ENOSPC, "No space left on device", "file"),
-     tf.errors.ResourceExhaustedError(None, None, "file; No space left on device")])
+    [
+        OSError(errno.ENOSPC, "No space left on device", "file"),
+        tf.errors.ResourceExhaustedError(None, None, "file; No space left on device"),
+    ],
+)
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, failure):
-    def full(module, folder, signatures):
+    def full(module, folder, **_):
         (Path(folder) / "saved_model.pb").write_bytes(b"half")
         raise failure
 
@@ -190,8 +203,12 @@ def test_an_interrupted_export_leaves_nothing_behind(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"check_sources": [], "check_targets": []}, "at least one check line"),
-     ({"check_targets": ["un"]}, "Received: 2 sources, 1 targets"), ({"version": 0}, "version of at least 1")])
+    [
+        ({"check_sources": [], "check_targets": []}, "at least one check line"),
+        ({"check_targets": ["un"]}, "Received: 2 sources, 1 targets"),
+        ({"version": 0}, "version of at least 1"),
+    ],
+)
 def test_wrong_calls_are_refused(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         run(tmp_path, **settings)

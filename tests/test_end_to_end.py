@@ -1,0 +1,109 @@
+"""From a trained run to an answer over gRPC: every stage gives the same strings and scores."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving.client import Client, ServingError
+from serving.server import EmbeddedServer
+from tfseq2seq import runs
+from tfseq2seq.training import load_generator
+
+LINES = ["abca", "dab", "", "zzz é", "a" * 10_000, "cc"]
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_run):
+    return runs.open_run(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def generator(opened, tiny_run):
+    return load_generator(*opened, tiny_run)
+
+
+@pytest.fixture(scope="module")
+def exported(opened, tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    assert runs.export_run(*opened, tiny_run, folder, None).name == "1"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(exported):
+    with EmbeddedServer(exported, port=0) as server:
+        yield Client(f"127.0.0.1:{server.port}")
+
+
+def beam_of(generator, lines):
+    result = generator.beam(tf.constant(lines), 3)
+    return result["text"].numpy(), result["score"].numpy()
+
+
+def test_checkpoint_saved_model_and_server_answer_the_same(generator, exported, client):
+    texts, scores = beam_of(generator, LINES)
+    loaded = tf.saved_model.load(str(exported / "1")).signatures["serving_default"](text=tf.constant(LINES))
+    np.testing.assert_array_equal(loaded["text"].numpy(), texts)
+    np.testing.assert_allclose(loaded["score"].numpy(), scores, rtol=1e-5)
+    for row, text, score in zip(client.predict(LINES), texts, scores, strict=True):
+        assert [hypothesis.text.encode() for hypothesis in row] == text.tolist()
+        np.testing.assert_allclose([hypothesis.score for hypothesis in row], score, rtol=1e-5)
+
+
+def test_a_line_gets_the_same_answer_alone_and_in_a_batch(generator):
+    texts, scores = beam_of(generator, LINES)
+    for i, line in enumerate(LINES):
+        alone, alone_score = beam_of(generator, [line])
+        np.testing.assert_array_equal(alone[0], texts[i])
+        np.testing.assert_allclose(alone_score[0], scores[i], rtol=1e-5)
+
+
+def test_a_served_score_is_the_log_probability_that_score_gives(client, opened):
+    alpha = opened[0].decode.length_penalty
+    sources = ["abca", "dab", "cc"]
+    for source, row in zip(sources, client.predict(sources), strict=True):
+        for hypothesis in row:
+            log_probability = client.score([source], [hypothesis.text])[0]
+            length = len(hypothesis.text.split()) + 1
+            assert hypothesis.score == pytest.approx(log_probability / ((5 + length) / 6) ** alpha, rel=1e-4)
+
+
+def test_greedy_is_served_too(client, generator):
+    expected = generator.greedy(tf.constant(["abca", "dab"]))
+    answers = client.greedy(["abca", "dab"])
+    assert [answer.text.encode() for answer in answers] == expected["text"].numpy()[:, 0].tolist()
+
+
+def test_invalid_utf8_and_no_rows_are_answered(exported):
+    function = tf.saved_model.load(str(exported / "1")).signatures["serving_default"]
+    assert np.isfinite(function(text=tf.constant([b"ab\xff\xfe"]))["score"].numpy()).all()
+    assert function(text=tf.constant([], tf.string))["text"].shape == (0, 3)
+
+
+def test_a_bad_request_harms_no_other(client, exported):
+    with pytest.raises(ServingError):
+        client.predict(["ab"], signature="translate")
+    assert client.predict(["ab"])[0][0].text is not None
+
+
+def test_predict_keeps_the_order_of_lines_of_all_lengths(opened, generator, tiny_run):
+    lines = ["d" * (1 + i % 9) + "ab" for i in range(40)]
+    answers = runs.predict_lines(*opened, tiny_run, lines, 2, lambda *_: None)
+    texts, scores = beam_of(generator, lines)
+    assert [row[0].text.encode() for row in answers] == texts[:, 0].tolist()
+    assert all(len(row) == 2 for row in answers)
+    np.testing.assert_allclose([row[0].score for row in answers], scores[:, 0], rtol=1e-4)
+
+
+def test_evaluate_scores_the_run_beside_the_baseline(opened, tiny_run):
+    scores = runs.evaluate_run(*opened, tiny_run, "test", None, lambda *_: None)
+    assert list(scores) == [opened[1].task.baseline_name, "tiny"]
+    saved = json.loads((tiny_run / "scores-test.json").read_text())
+    assert saved["tiny"]["word_error_rate"]["value"] == scores["tiny"]["word_error_rate"].value
+
+
+def test_the_export_carries_its_recipe(exported, opened):
+    config = json.loads((exported / "1" / "assets.extra" / "config.json").read_text())
+    assert config == json.loads(opened[0].model_dump_json())
