@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_text  # noqa: F401  # registers the tokenizers' operations
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.folders import EXTRA, SAVED_MODEL, WARM_UP, list_versions
+from serving.servables import load_model, short_message
 from serving.signatures import DEFAULT_MODEL, GREEDY, SCORE, SERVING_DEFAULT, SIGNATURES
 from tfseq2seq.files import sync_folder
 
@@ -31,28 +31,6 @@ _Rows = dict[str, list[bytes]]  # input of a signature -> its rows
 
 class ExportError(RuntimeError):
     """No SavedModel was written; the text says why in one line."""
-
-
-class ServedModel(tf.Module):
-    """The functions behind the three signatures, with the generator whose variables and tables they use.
-
-    Args:
-        generator: `tfseq2seq.generation.Generator`.
-        num_hypotheses: H, answers a row of serving_default.
-    """
-
-    def __init__(self, generator: Any, num_hypotheses: int):
-        super().__init__(name="served_model")
-        self.generator = generator
-
-        def serving_default(text):
-            return generator.beam(text, num_hypotheses)
-
-        functions = {SERVING_DEFAULT: serving_default, GREEDY: generator.greedy, SCORE: generator.score}
-        self.functions = {
-            name: tf.function(functions[name], input_signature=[
-                tf.TensorSpec([None], tf.string, name=each) for each in signature.inputs])
-            for name, signature in SIGNATURES.items()}
 
 
 def export(
@@ -95,9 +73,9 @@ def export(
         _next_version(folder, version)  # before the work, if it is to be refused
         temporary.mkdir()
         inputs = _check_inputs(check_sources, check_targets)
-        served = ServedModel(generator, num_hypotheses)
-        _write(served, temporary, inputs, {"config.json": config_json}, scores)
-        _check(served, temporary, inputs)
+        functions = _trace(generator, num_hypotheses)
+        _write(generator, functions, temporary, inputs, {"config.json": config_json}, scores)
+        _check(functions, temporary, inputs)
         sync_folder(temporary)
         return _publish(temporary, folder, version)
     except OSError as error:
@@ -106,6 +84,19 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
         if created and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _trace(generator: Any, num_hypotheses: int) -> dict[str, Any]:
+    """Signature -> the concrete function behind it."""
+
+    def serving_default(text):
+        return generator.beam(text, num_hypotheses)
+
+    functions = {SERVING_DEFAULT: serving_default, GREEDY: generator.greedy, SCORE: generator.score}
+    return {
+        name: tf.function(functions[name]).get_concrete_function(*(
+            tf.TensorSpec([None], tf.string, name=each) for each in signature.inputs))
+        for name, signature in SIGNATURES.items()}
 
 
 def _next_version(folder: Path, version: int | None) -> int:
@@ -143,19 +134,22 @@ def _check_inputs(sources: Sequence[str], targets: Sequence[str]) -> dict[str, _
 
 
 def _write(
-    served: ServedModel, folder: Path, inputs: dict[str, _Rows], texts: dict[str, str], scores: Any
+    generator: Any, functions: dict[str, Any], folder: Path, inputs: dict[str, _Rows],
+    texts: dict[str, str], scores: Any,
 ) -> None:
-    signatures = {name: function.get_concrete_function() for name, function in served.functions.items()}
+    model = tf.Module(name="served_model")
+    model.generator = generator  # whose variables and tables go along
     try:
         # Nothing is trained there, and the recurrent layers' own gradients cannot be saved.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(served, str(folder), signatures=signatures, options=options)
+        tf.saved_model.save(model, str(folder), signatures=functions, options=options)
         (folder / EXTRA).mkdir(exist_ok=True)
         with tf.io.TFRecordWriter(str(folder / WARM_UP)) as writer:
             for name, rows_by_input in inputs.items():
                 writer.write(_warm_up_record(name, rows_by_input))
     except tf.errors.OpError as error:  # how TensorFlow says that the disk is full
-        raise ExportError(f"cannot write the SavedModel in {folder.parent}: {_first_line(error)}") from error
+        reason = short_message(error)
+        raise ExportError(f"cannot write the SavedModel in {folder.parent}: {reason}") from error
     about = {
         "libraries": {"python": platform.python_version(), **_installed()},
         "signatures": {name: signature._asdict() for name, signature in SIGNATURES.items()},
@@ -200,14 +194,14 @@ def _variables_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _check(served: ServedModel, folder: Path, inputs: dict[str, _Rows]) -> None:
-    """Raises ExportError where the SavedModel in `folder` answers otherwise than `served`."""
+def _check(functions: dict[str, Any], folder: Path, inputs: dict[str, _Rows]) -> None:
+    """Raises ExportError where the SavedModel in `folder` answers otherwise than `functions`."""
     _check_operations(folder)
     try:
-        loaded = tf.saved_model.load(str(folder))
+        loaded = load_model(folder)
         for name, by_input in inputs.items():
             num_rows = len(next(iter(by_input.values())))
-            expected = _ask(served.functions[name], by_input, slice(None))
+            expected = _ask(functions[name], by_input, slice(None))
             received = _ask(loaded.signatures[name], by_input, slice(None))
             _compare(name, "the SavedModel", by_input, expected, received, at=0)
             _ask(loaded.signatures[name], by_input, slice(0))  # no rows must be no trouble
@@ -217,7 +211,7 @@ def _check(served: ServedModel, folder: Path, inputs: dict[str, _Rows]) -> None:
                 batched = {output: values[one] for output, values in expected.items()}
                 _compare(name, "the SavedModel asked for this line alone", by_input, batched, alone, at=row)
     except tf.errors.OpError as error:
-        raise ExportError(f"the check of the SavedModel failed: {_first_line(error)}") from error
+        raise ExportError(f"the check of the SavedModel failed: {short_message(error)}") from error
 
 
 def _check_operations(folder: Path) -> None:
@@ -267,8 +261,3 @@ def _printable(values: Any) -> str:
     items = np.ravel(values).tolist()
     texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in items]
     return repr(texts)
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    lines = [line for line in error.message.splitlines() if line and not line.startswith((" ", "\t"))]
-    return lines[-1] if lines else type(error).__name__

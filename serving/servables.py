@@ -3,6 +3,7 @@
 Checks, messages and their codes follow TensorFlow Serving's `predict_util.cc`.
 """
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,7 +88,7 @@ def load(version: int, folder: Path) -> Servable:
     """
     try:
         saved = saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL).read_bytes())
-        model = tf.saved_model.load(str(folder))
+        model = load_model(folder)
     except Exception as error:  # a broken file raises whatever the broken part is read by
         raise ValueError(f"{folder}: not a SavedModel that can be loaded: {short_message(error)}") from error
     functions = dict(model.signatures)
@@ -100,6 +101,20 @@ def load(version: int, folder: Path) -> Servable:
     except (RequestError, tf.errors.OpError) as error:
         raise ValueError(f"{folder}: fails on a warm-up request: {short_message(error)}") from error
     return servable
+
+
+def load_model(folder: Path) -> Any:
+    """The object `tf.saved_model.save` wrote, without a warning for each function that cannot be trained."""
+    logger = logging.getLogger("absl")
+
+    def is_of_use(record: logging.LogRecord) -> bool:
+        return "unsaved custom gradients" not in record.getMessage()
+
+    logger.addFilter(is_of_use)
+    try:
+        return tf.saved_model.load(str(folder))
+    finally:
+        logger.removeFilter(is_of_use)
 
 
 def short_message(error: Exception) -> str:
