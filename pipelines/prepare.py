@@ -93,8 +93,8 @@ def load_prepared(folder: Path) -> Prepared:
     run = load_recipe(folder / "config.json")
     source = load_tokenizer(folder / "tokenizers" / "source")
     target = source if run.data.share_tokenizer else load_tokenizer(folder / "tokenizers" / "target")
-    pairs = [_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in ("train", "valid", "test")]
-    return Prepared(run, find_task(run.task), *pairs, source, target)
+    train, valid, test = (_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in Splits._fields)
+    return Prepared(run, find_task(run.task), train, valid, test, source, target)
 
 
 def check_data(run: Run, progress: Progress) -> Report:
@@ -136,7 +136,7 @@ def _refuse_another_config(run: Run, folder: Path) -> None:
 
 
 def _flat(values: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
@@ -151,4 +151,4 @@ def _write_pairs(path: Path, pairs: Pairs) -> None:
 
 def _read_pairs(path: Path) -> Pairs:
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [tuple(json.loads(line)) for line in file]  # type: ignore[misc]  # two strings a line
+        return [tuple(json.loads(line)) for line in file]

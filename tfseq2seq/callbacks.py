@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from tfseq2seq import checkpoints
 from tfseq2seq.evaluation import METRICS, evaluate
@@ -174,7 +175,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def __init__(self, folder: Path, progress: Progress, every: int, keep: int, metric: str):
         super().__init__()
-        self.folder, self.progress, self.every, self.keep, self.metric = folder, progress, every, keep, metric
+        self.folder, self.progress, self.every = folder, progress, every
+        self.keep, self.metric = keep, metric
         self._saved = (-1, -1)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -188,8 +190,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
         now = (self.progress.step, self.progress.evaluated_step)
         if now == self._saved:
             return
-        checkpoints.save(
-            self.folder, self.progress.step, checkpoints.parts(self.model), dataclasses.asdict(self.progress), self.keep)
+        state = dataclasses.asdict(self.progress)
+        checkpoints.save(self.folder, self.progress.step, checkpoints.parts(self.model), state, self.keep)
         if self.progress.best_step == self.progress.step and self.progress.best_value is not None:
             checkpoints.mark_best(self.folder, self.progress.step, self.metric, self.progress.best_value)
         self._saved = now

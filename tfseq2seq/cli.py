@@ -25,7 +25,7 @@ FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 RecipeArgument = Annotated[Path, typer.Argument(help="A TOML recipe; see pipelines/recipes.", show_default=False)]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as runs/NAME.", show_default=False)]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="A folder with train, valid and test files, instead of the recipe's data.")]
+    Path | None, typer.Option("--data", help="A folder with train, valid and test files, for the recipe's data.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="A recipe key to override, as train.steps=100. May be repeated.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Where run folders are made.")]
@@ -38,7 +38,7 @@ def main() -> None:
     TFSEQ2SEQ_DEBUG=1 shows the traceback all the same.
     """
     try:
-        app()
+        app(prog_name="tfseq2seq")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (ValueError, OSError, RuntimeError) as error:
@@ -128,7 +128,7 @@ def evaluate(
 @app.command()
 def predict(
     run_folder: RunArgument,
-    source: Annotated[Path | None, typer.Argument(help="Lines to answer, plain or .gz; default: standard input.")] = None,
+    source: Annotated[Path | None, typer.Argument(help="Lines, plain or .gz; default: standard input.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: standard output.")] = None,
     n_best: Annotated[int, typer.Option(help="Hypotheses a line; with more than 1 (or --scores) as TSV.")] = 1,
     scores: Annotated[bool, typer.Option("--scores", help="Print line number, score and text, tab separated.")] = False,
@@ -195,7 +195,7 @@ def request(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Send the lines of this file.")] = None,
     address: AddressOption = "127.0.0.1:8500",
     model_name: Annotated[str, typer.Option(help="The served model.")] = "tfseq2seq",
-    signature: Annotated[str, typer.Option(help="serving_default (beam search), greedy, or score.")] = "serving_default",
+    signature: Annotated[str, typer.Option(help="serving_default (beam), greedy, or score.")] = "serving_default",
     target: Annotated[list[str] | None, typer.Option(help="For score: one target a text, in order.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
 ) -> None:
@@ -211,7 +211,8 @@ def request(
     client = Client(address, model=model_name, timeout=timeout)
     if signature == "score":
         if len(target or []) != len(lines):
-            raise typer.BadParameter(f"score needs one --target a text. Received: {len(lines)} texts, {len(target or [])}.")
+            raise typer.BadParameter(
+                f"score needs one --target a text. Received: {len(lines)} texts, {len(target or [])} targets.")
         for text, value in zip(lines, client.score(lines, list(target or [])), strict=True):
             print(f"{value:.4f}\t{text}")
         return
@@ -222,7 +223,7 @@ def request(
 
 @app.command()
 def demo(
-    task: Annotated[str, typer.Option(help="pronunciation (minutes) or translation (within an hour).")] = "pronunciation",
+    task: Annotated[str, typer.Option(help="pronunciation (minutes) or translation (an hour).")] = "pronunciation",
     pair: Annotated[str, typer.Option(help="For translation: source-target, as en-fr.")] = "en-fr",
     minutes: Annotated[float | None, typer.Option(help="Longest training time; default: the task's own.")] = None,
     runs: RunsOption = Path("runs"),

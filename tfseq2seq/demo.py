@@ -33,14 +33,15 @@ def run_demo(task: str, pair: str, minutes: float | None, runs: Path, show: Cons
     if task not in RECIPES:
         raise ValueError(f"--task must be one of {', '.join(RECIPES)}. Received: {task!r}.")
     started = time.monotonic()
-    overrides = {} if minutes is None else {"train.max_minutes": minutes}
+    overrides: dict[str, object] = {} if minutes is None else {"train.max_minutes": minutes}
     if task == "translation":
         overrides |= {"data.pair": pair, "name": f"demo-translation-{pair}"}
     with resources.as_file(resources.files("pipelines") / "recipes" / RECIPES[task]) as recipe:
         run = load_recipe(recipe, overrides)
     folder = runs / run.name
 
-    _stage(show, 1, f"training: {task}, at most {run.train.max_minutes:g} minutes (Ctrl-C saves; the same command goes on)")
+    minutes = run.train.max_minutes
+    _stage(show, 1, f"training: {task}, at most {minutes:g} minutes (Ctrl-C saves; the same command goes on)")
     train_run(run, folder)
 
     _stage(show, 2, "scoring on the test split, beside a cheap baseline")
@@ -72,7 +73,8 @@ def run_demo(task: str, pair: str, minutes: float | None, runs: Path, show: Cons
         table.add_row(
             sources[row], hypotheses[0].text, f"{hypotheses[0].score:.2f}", references[row][0], "yes" if same else "no")
     show.print(table)
-    show.print(f"{right} of {len(rows)} exactly right. All of it took {(time.monotonic() - started) / 60:.1f} minutes.\n")
+    spent = (time.monotonic() - started) / 60
+    show.print(f"{right} of {len(rows)} exactly right. All of it took {spent:.1f} minutes.\n")
     show.print(
         f"What next:\n"
         f"  look inside      tensorboard --logdir {folder / 'logs'}\n"

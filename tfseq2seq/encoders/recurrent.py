@@ -33,8 +33,8 @@ class RecurrentEncoder(keras.layers.Layer):
         make = CELLS[cell]
         policy = self.dtype_policy
         self.forward = [make(units, name=f"forward_{i}", dtype=policy) for i in range(layers)]
-        self.backward = [
-            make(units, reverse=True, name=f"backward_{i}", dtype=policy) for i in range(layers if bidirectional else 0)]
+        num_backward = layers if bidirectional else 0
+        self.backward = [make(units, reverse=True, name=f"backward_{i}", dtype=policy) for i in range(num_backward)]
         self.supports_masking = True
         self.drop = [keras.layers.Dropout(dropout, dtype=policy) for _ in range(layers + 1)]
 
