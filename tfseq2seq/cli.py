@@ -12,8 +12,8 @@ from rich.console import Console
 
 from tfseq2seq.console import progress_bar, show
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported anywhere
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# Before TensorFlow is imported anywhere: it calls a missing GPU an error, on every start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 app = typer.Typer(
     help="Sequence-to-sequence learning on TensorFlow and Keras, from raw text to an answered gRPC request.",
