@@ -34,6 +34,7 @@ class Prepared:
         task: what the recipe's task says.
         train, valid, test: (source, target) pairs; test may be empty.
         source_tokenizer, target_tokenizer: the same object where they are shared.
+        left_out: how many train pairs the filter took out, by reason.
     """
 
     run: Run
@@ -43,6 +44,7 @@ class Prepared:
     test: Pairs
     source_tokenizer: Tokenizer
     target_tokenizer: Tokenizer
+    left_out: dict[str, int]
 
 
 def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
@@ -62,16 +64,17 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
         _refuse_another_config(run, folder)
         save_config(run, folder / "config.json")
         return load_prepared(folder)
-    splits = _load(run, progress)
+    splits, left_out = _load(run, progress), {}
     if run.data.filter:
         progress("filtering", 0, None)
-        splits, _ = filter_pairs(splits, task)
+        splits, left_out = filter_pairs(splits, task)
     temporary = folder.with_name(f".{folder.name}.preparing-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         (temporary / "data").mkdir(parents=True)
         for name, pairs in splits._asdict().items():
             _write_pairs(temporary / "data" / f"{name}.jsonl.gz", pairs)
+        (temporary / "data" / "left-out.json").write_text(json.dumps(left_out), encoding="utf-8")
         progress("training the tokenizers", 0, None)
         _train_tokenizers(run, splits, temporary / "tokenizers")
         save_config(run, temporary / "config.json")
@@ -94,7 +97,8 @@ def load_prepared(folder: Path) -> Prepared:
     source = load_tokenizer(folder / "tokenizers" / "source")
     target = source if run.data.share_tokenizer else load_tokenizer(folder / "tokenizers" / "target")
     train, valid, test = (_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in Splits._fields)
-    return Prepared(run, find_task(run.task), train, valid, test, source, target)
+    left_out = json.loads((folder / "data" / "left-out.json").read_text(encoding="utf-8"))
+    return Prepared(run, find_task(run.task), train, valid, test, source, target, left_out)
 
 
 def check_data(run: Run, progress: Progress) -> Report:

@@ -92,6 +92,8 @@ def test_an_unknown_key_is_met_with_its_file_and_the_nearest_name(values, text):
     [
         ({"train": {"steps": "many"}}, "'train.steps': Input should be a valid integer"),
         ({"train": {"steps": 12.5}}, "'train.steps': Input should be a valid integer"),
+        ({"train": {"steps": True}}, "'train.steps': Input should be a valid integer"),
+        ({"train": {"steps": "12"}}, "'train.steps': Input should be a valid integer"),
         ({"train": {"max_minutes": [1]}}, "'train.max_minutes': Input should be a valid number"),
         ({"task": 3}, "'task': Input should be a valid string"),
         ({"model": 3}, "'model' must be a table"),
@@ -116,7 +118,8 @@ def test_a_wrong_type_is_one_line_with_key_and_value(values, line):
         ({"train": {"steps": 0}}, "'train.steps': Input should be greater than or equal to 1. Received: 0."),
         ({"train": {"label_smoothing": 1}}, "'train.label_smoothing': Input should be less than 1."),
         ({"decode": {"beam_size": 257}}, "'decode.beam_size': Input should be less than or equal to 256."),
-        ({"train": {"learning_rate": math.nan}}, "'train.learning_rate': Input should be greater than 0."),
+        ({"train": {"learning_rate": math.nan}}, "'train.learning_rate': Input should be a finite number"),
+        ({"train": {"learning_rate": math.inf}}, "'train.learning_rate': Input should be a finite number"),
         ({"decode": {"length_penalty": -1}}, "'decode.length_penalty': Input should be greater than or"),
         ({"name": "../up"}, "'name': String should match pattern"),
     ],

@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 # Exit codes, beside 0 and typer's 2 for wrong arguments.
-FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+FAILED, INTERRUPTED = 1, 130  # SIGTERM in training gives 143
 
 RecipeArgument = Annotated[Path, typer.Argument(help="A TOML recipe; see pipelines/recipes.", show_default=False)]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as runs/NAME.", show_default=False)]
@@ -76,10 +76,9 @@ def prepare(
 ) -> None:
     """Obtain the data, filter and split it, train the tokenizers; `train` does this by itself."""
     run = _load(recipe, data, set_)
-    from pipelines.prepare import prepare as prepare_data
+    from tfseq2seq.runs import prepare_run
 
-    with progress_bar() as report:
-        prepare_data(run, runs / run.name, report)
+    prepare_run(run, runs / run.name)
     show.print(f"prepared in {runs / run.name}; next: tfseq2seq train {recipe}", highlight=False)
 
 

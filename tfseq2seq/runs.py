@@ -20,9 +20,18 @@ Report = Callable[[str, float, float | None], None]
 
 def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Progress:
     """Prepares the data where that is not done, then trains. Raises as `training.train`."""
+    return train(run, prepare_run(run, folder, console), folder, console)
+
+
+def prepare_run(run: Run, folder: Path, console: Console = show) -> Prepared:
+    """Prepares the data where that is not done, and says what is left. Raises as `pipelines.prepare`."""
     with progress_bar() as report:
         prepared = prepare(run, folder, report)
-    return train(run, prepared, folder, console)
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in prepared.left_out.items() if count)
+    console.print(
+        f"{len(prepared.train):,} train, {len(prepared.valid):,} valid and {len(prepared.test):,} test pairs"
+        + (f"; left out of train: {left_out}" if left_out else ""), highlight=False)
+    return prepared
 
 
 def open_run(folder: Path) -> tuple[Run, Prepared]:

@@ -96,7 +96,8 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         show.print(f"going on from step {progress.step} ({folder / 'checkpoints'})", highlight=False)
     show.print(
         f"{model.count_parameters():,} parameters, {batches.steps_per_epoch:,} steps an epoch, "
-        f"{strategy.num_replicas_in_sync} replica(s), {batches.padding_share:.0%} padding", highlight=False)
+        f"{strategy.num_replicas_in_sync} replica(s), {batches.padding_share:.0%} padding"
+        + (f"; {batches.num_left_out:,} over-long pairs left out" if batches.num_left_out else ""), highlight=False)
     task, writer = prepared.task, tf.summary.create_file_writer(str(folder / "logs"))
     lines, references = group_references(held_out, task.multiple_references)
     with callbacks.StopOnSignal() as stop:
