@@ -113,7 +113,9 @@ class Batches:
             repeat: whether epochs follow without end; else the epoch of `start_step` is the last one.
         Returns:
             tf.data.Dataset of ({"source": [R, S] int32, "target": [R, T] int32}, labels [R, T] int32,
-            weights [R, T] float32); see `structures.Batch`. The weights of a global batch sum to 1.
+            weights [R, T] float32). Source rows end in EOS; target is BOS and the target ids, labels the
+            target ids and EOS; a weight is 1 / (real labels of the GLOBAL batch), 0 on padding, so that the plain
+            sum of loss * weight over all replicas is the mean per token.
         """
         first_epoch, skipped = divmod(start_step, self.steps_per_epoch)
 

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.checking import Report, check, filter_pairs
+from pipelines.pairs import DataError, Pair, Splits
 from pipelines.tasks import Task, find_task
-from pipelines.text import Splits, load_splits
+from pipelines.text import load_splits
 from tfseq2seq.config import ConfigError, Run, load_recipe, save_config
 from tfseq2seq.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
-Pairs = list[tuple[str, str]]
+Pairs = list[Pair]
 Progress = Callable[[str, float, float | None], None]
 
 # Keys one may change between two calls of the same run; all others shape what is already there.
@@ -64,11 +65,18 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
         _refuse_another_config(run, folder)
         save_config(run, folder / "config.json")
         return load_prepared(folder)
-    splits, left_out = _load(run, progress), {}
+    splits = _load(run, progress)
+    left_out: dict[str, int] = {}
     if run.data.filter:
         progress("filtering", 0, None)
         splits, left_out = filter_pairs(splits, task)
-    temporary = folder.with_name(f".{folder.name}.preparing-{os.getpid()}")
+    for name in ("train", "valid"):
+        if not getattr(splits, name):
+            taken = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+            raise DataError(
+                f"training needs {name} pairs, and none are left. Received: {len(splits.train):,} train and "
+                f"{len(splits.valid):,} valid pairs" + (f"; taken out of train: {taken}." if taken else "."))
+    temporary = folder.with_name(f".{folder.name}.preparing")  # of a run that was killed, if it exists
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         (temporary / "data").mkdir(parents=True)

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class ExportError(RuntimeError):
 def export(
     generator: Any, folder: str | os.PathLike[str], version: int | None = None, *, config_json: str,
     check_sources: Sequence[str], check_targets: Sequence[str], num_hypotheses: int = 1,
-    scores: Any = None,
+    scores: Any = None, progress: Callable[[str, float, float | None], None] = lambda *_: None,
 ) -> Path:
     """Writes `folder`/VERSION, where a server finds it whole or not at all.
 
@@ -52,6 +52,7 @@ def export(
         check_targets: their targets.
         num_hypotheses: answers a row of serving_default; at most its beam size.
         scores: anything JSON can hold, kept in assets.extra/export.json.
+        progress: told (stage, done, total).
     Returns:
         The folder of the new version.
     Raises:
@@ -73,9 +74,13 @@ def export(
         _next_version(folder, version)  # before the work, if it is to be refused
         temporary.mkdir()
         inputs = _check_inputs(check_sources, check_targets)
+        progress("exporting", 0, 3)
         functions = _trace(generator, num_hypotheses)
+        progress("exporting", 1, 3)
         _write(generator, functions, temporary, inputs, {"config.json": config_json}, scores)
+        progress("exporting", 2, 3)
         _check(functions, temporary, inputs)
+        progress("exporting", 3, 3)
         sync_folder(temporary)
         return _publish(temporary, folder, version)
     except OSError as error:

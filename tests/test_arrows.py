@@ -52,7 +52,7 @@ ARROWS = {
         "pipelines.batching",
     ],
     "tfseq2seq.checkpoints": LIBRARY,
-    "tfseq2seq.callbacks": [*LIBRARY, "tfseq2seq.generation"],
+    "tfseq2seq.callbacks": [*LIBRARY, "tfseq2seq.generation", "tfseq2seq.console", "tfseq2seq.interruption"],
     # It is handed prepared pairs: where they were obtained and how they were checked is not its business.
     "tfseq2seq.training": [
         *LIBRARY,
@@ -81,6 +81,7 @@ ARROWS = {
         "serving.signatures",
     ],
     "tfseq2seq.console": [],
+    "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
     "tfseq2seq.demo": ["tfseq2seq.*", "pipelines.*", "serving.*"],

@@ -12,8 +12,8 @@ from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import build_model
 
 
-def save(folder, step, value, keep=3):
-    checkpoints.save(folder, step, {"weights": [tf.Variable(value)]}, {"step": step}, keep)
+def save(folder, step, value, keep=3, **state):
+    checkpoints.save(folder, step, {"weights": [tf.Variable(value)]}, {"step": step, **state}, keep)
 
 
 class Holder:
@@ -37,11 +37,10 @@ def test_what_was_saved_is_read_back(tmp_path):
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
-    save(tmp_path, 1, 1.0)
-    checkpoints.mark_best(tmp_path, 1, "bleu", 30.0)
-    for step in range(2, 7):
-        save(tmp_path, step, float(step), keep=2)
+    for step in range(1, 7):
+        save(tmp_path, step, float(step), keep=2, best_step=1)
     assert checkpoints.steps(tmp_path) == [1, 5, 6]
+    assert checkpoints.best_step(tmp_path) == 1
     holder = Holder(0.0)
     assert checkpoints.restore_best(tmp_path, holder) == 1
     assert holder.value.numpy() == 1.0
@@ -98,3 +97,13 @@ def test_every_variable_of_a_model_in_training_is_a_part():
     # Two moments a weight, the step and the rate.
     assert len(parts["optimizer"]) == 2 * len(model.trainable_variables) + 2
     assert len(parts["random_states"]) == 5  # dropout: 2 in the encoder, 3 in the decoder
+
+
+def test_a_state_is_written_anew_beside_the_same_weights(tmp_path):
+    save(tmp_path, 1, 1.0, best_step=-1)
+    assert checkpoints.best_step(tmp_path) is None
+    checkpoints.update_state(tmp_path, 1, {"step": 1, "best_step": 1})
+    assert checkpoints.best_step(tmp_path) == 1
+    holder = Holder(0.0)
+    assert checkpoints.restore_latest(tmp_path, {"weights": [holder.value]}) == {"step": 1, "best_step": 1}
+    assert holder.value.numpy() == 1.0

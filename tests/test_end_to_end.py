@@ -27,7 +27,7 @@ def generator(opened, tiny_run):
 @pytest.fixture(scope="module")
 def exported(opened, tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    assert runs.export_run(*opened, tiny_run, folder, None).name == "1"
+    assert runs.export_run(*opened, tiny_run, folder, None, lambda *_: None).name == "1"
     return folder
 
 

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from tfseq2seq import checkpoints, runs
 from tfseq2seq.config import ConfigError, load_recipe
+from tfseq2seq.generation import Generator
+from tfseq2seq.interruption import Interrupted
 from tfseq2seq.training import load_generator, make_strategy
 
 QUIET = Console(quiet=True)
@@ -22,7 +24,7 @@ COMMAND = [sys.executable, "-c", "from tfseq2seq.cli import main; main()"]
 def weights_of(folder):
     run, prepared = runs.open_run(folder)
     step = checkpoints.steps(folder / "checkpoints")[-1]
-    (folder / "checkpoints" / "best.json").unlink(missing_ok=True)  # the newest, whatever its metric
+    checkpoints.update_state(folder / "checkpoints", step, {})  # the newest is to be read, whatever its metric
     return step, load_generator(run, prepared, folder).model.get_weights()
 
 
@@ -96,6 +98,25 @@ def test_killed_it_goes_on_and_sigterm_saves_and_says_how_to_resume(tiny_recipe,
     assert second.returncode == 143
     assert "SIGTERM: saved; to go on: tfseq2seq train" in told and "Traceback" not in told
     assert checkpoints.steps(tmp_path / "tiny" / "checkpoints")[-1] > saved
+
+
+def test_an_interrupted_evaluation_is_made_up_for(tiny_recipe, tmp_path, monkeypatch):
+    run = load_recipe(tiny_recipe, {"train.steps": 8, "train.evaluate_every": 4})
+    answer = Generator.answer
+
+    def interrupt(self, lines, batch_tokens=None, on_batch=None):
+        os.kill(os.getpid(), signal.SIGINT)
+        return answer(self, lines, batch_tokens, on_batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Generator, "answer", interrupt)
+        with pytest.raises(Interrupted, match="SIGINT"):
+            runs.train_run(run, tmp_path / "run", QUIET)
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints") == [4]
+    progress = runs.train_run(run, tmp_path / "run", QUIET)
+    assert (progress.step, progress.evaluated_step) == (8, 8)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "valid_loss" in row] == [4, 8]
 
 
 def test_a_folder_of_another_config_is_refused(tiny_recipe, tiny_run):

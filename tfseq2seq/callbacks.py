@@ -17,7 +17,9 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bar
 
 from tfseq2seq import checkpoints
+from tfseq2seq.console import progress_bar
 from tfseq2seq.evaluation import METRICS, evaluate
+from tfseq2seq.interruption import Interrupted
 from tfseq2seq.plots import attention_png
 
 
@@ -31,18 +33,6 @@ class Progress:
     best_value: float | None = None
     best_step: int = -1
     evaluations_without_better: int = 0
-
-
-class Interrupted(Exception):
-    """Training was asked to stop by a signal; everything is saved.
-
-    Attributes:
-        signal_number: SIGINT or SIGTERM.
-    """
-
-    def __init__(self, signal_number: int):
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -67,7 +57,7 @@ class StopOnSignal(keras.callbacks.Callback):
             raise KeyboardInterrupt
         self.received = number
 
-    def raise_if_received(self, *_):
+    def raise_if_received(self):
         if self.received is not None:
             raise Interrupted(self.received)
 
@@ -129,9 +119,19 @@ class Evaluate(keras.callbacks.Callback):
         if self.stop.received is not None or self.progress.evaluated_step == self.progress.step:
             return
         started = time.monotonic()
-        with self.show.status(f"step {self.progress.step}: decoding {len(self.lines)} held-out lines"):
+        with progress_bar(self.show) as report:
+
+            def on_batch(done):
+                report("decoding held-out lines", done, len(self.lines))
+                self.stop.raise_if_received()
+
+            on_batch(0)
             teacher_forced = self.model.evaluate(self.valid_batches, verbose=0, return_dict=True)
-            answers = self.generator.answer(self.lines, on_batch=self.stop.raise_if_received)
+            try:
+                answers = self.generator.answer(self.lines, on_batch=on_batch)
+            except Interrupted:
+                self.model.stop_training = True  # the steps are saved; this evaluation is made on resumption
+                return
         hypotheses = [best[0].text if best else "" for best in answers]
         scores = evaluate(self.metrics, self.lines, hypotheses, self.references)
         values = {name: score.value for name, score in scores.items()}
@@ -173,11 +173,11 @@ class Evaluate(keras.callbacks.Callback):
 class SaveCheckpoints(keras.callbacks.Callback):
     """Writes a checkpoint every so many steps, after each evaluation and when training ends."""
 
-    def __init__(self, folder: Path, progress: Progress, every: int, keep: int, metric: str):
+    def __init__(self, folder: Path, progress: Progress, every: int, keep: int):
         super().__init__()
-        self.folder, self.progress, self.every = folder, progress, every
-        self.keep, self.metric = keep, metric
-        self._saved = (-1, -1)
+        self.folder, self.progress, self.every, self.keep = folder, progress, every, keep
+        self._saved_step: int = -1
+        self._saved_state: dict[str, Any] = {}
 
     def on_train_batch_end(self, batch, logs=None):
         if self.progress.step % self.every == 0:
@@ -187,14 +187,12 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._save()
 
     def _save(self):
-        now = (self.progress.step, self.progress.evaluated_step)
-        if now == self._saved:
-            return
-        state = dataclasses.asdict(self.progress)
-        checkpoints.save(self.folder, self.progress.step, checkpoints.parts(self.model), state, self.keep)
-        if self.progress.best_step == self.progress.step and self.progress.best_value is not None:
-            checkpoints.mark_best(self.folder, self.progress.step, self.metric, self.progress.best_value)
-        self._saved = now
+        step, state = self.progress.step, dataclasses.asdict(self.progress)
+        if step != self._saved_step:
+            checkpoints.save(self.folder, step, checkpoints.parts(self.model), state, self.keep)
+        elif state != self._saved_state:  # evaluated since; the weights are the same
+            checkpoints.update_state(self.folder, step, state)
+        self._saved_step, self._saved_state = step, state
 
 
 class WriteScalars(keras.callbacks.Callback):
@@ -256,7 +254,12 @@ class ShowProgress(keras.callbacks.Callback):
             TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"), TimeElapsedColumn(),
             TimeRemainingColumn(), console=show, transient=True)
         self.task = self.bar.add_task(
-            "", total=1.0, completed=0, step=progress.step, steps=steps, loss=float("nan"), speed=0.0)
+            "", total=1.0, completed=self._share(), step=progress.step, steps=steps, loss=float("nan"), speed=0.0)
+
+    def _share(self):
+        """How much of the training is done, in [0, 1]."""
+        by_time = 0.0 if self.max_minutes is None else self.progress.seconds / (60 * self.max_minutes)
+        return max(self.progress.step / self.steps, by_time)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._started, self._tokens, self._step = time.monotonic(), 0.0, self.progress.step
@@ -267,11 +270,9 @@ class ShowProgress(keras.callbacks.Callback):
         if seconds < 1.0:
             return
         tokens = self.model.count_tokens()
-        share = self.progress.step / self.steps
-        if self.max_minutes is not None:
-            share = max(share, self.progress.seconds / (60 * self.max_minutes))
+        loss = float((logs or {}).get("loss", float("nan")))
         self.bar.update(
-            self.task, completed=share, step=self.progress.step, loss=float((logs or {}).get("loss", float("nan"))),
+            self.task, completed=self._share(), step=self.progress.step, loss=loss,
             speed=(tokens - self._tokens) / seconds)
         self._started, self._tokens = time.monotonic(), tokens
 

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: written aside, synced, then renamed into place.
 
 A run's `checkpoints/` holds one folder a step, `step-00001000/`, with the weights and everything else
-that training needs to go on, and `best.json`, which names the best of them by the metric.
+that training needs to go on. `best_step` in its `state.json` names the best one so far by the metric.
 """
 
 import json
@@ -47,7 +47,7 @@ def save(folder: Path, step: int, objects: dict[str, Any], state: dict[str, Any]
         folder: the run's `checkpoints/`.
         step: optimizer steps done.
         objects: variables by name, see `parts`.
-        state: JSON values to go on from.
+        state: JSON values to go on from; the checkpoint of its `best_step` is kept.
         keep: newest checkpoints to keep, beside the best.
     Returns:
         The checkpoint's folder.
@@ -70,24 +70,27 @@ def save(folder: Path, step: int, objects: dict[str, Any], state: dict[str, Any]
         sync_folder(folder, files=False)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    best = best_step(folder)
     for old in steps(folder)[:-keep]:
-        if old != best:
+        if old != state.get("best_step"):
             shutil.rmtree(folder / f"step-{old:08d}", ignore_errors=True)
     return path
 
 
-def mark_best(folder: Path, step: int, metric: str, value: float) -> None:
-    """Names the checkpoint of `step` the best so far."""
-    write_atomically(folder / "best.json", json.dumps({"step": step, "metric": metric, "value": value}))
+def update_state(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Writes the state of a checkpoint anew; its weights stay."""
+    write_atomically(folder / f"step-{step:08d}" / "state.json", json.dumps(state, indent=2))
 
 
 def best_step(folder: Path) -> int | None:
-    """The step of the best checkpoint, None where none is marked."""
-    try:
-        return int(json.loads((folder / "best.json").read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError):
-        return None
+    """The step of the best checkpoint, as the newest one knows it; None where it knows none or is gone."""
+    found = steps(folder)
+    for step in reversed(found):
+        try:
+            state = json.loads((folder / f"step-{step:08d}" / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return state["best_step"] if state.get("best_step") in found else None
+    return None
 
 
 def steps(folder: Path) -> list[int]:
@@ -113,7 +116,7 @@ def restore_latest(folder: Path, objects: dict[str, Any]) -> dict[str, Any] | No
             _read(path, objects, whole=True)
             return state
         except UNREADABLE as error:
-            logger.warning("checkpoint %s is damaged and passed over: %s", path, str(error).splitlines()[0])
+            logger.warning("checkpoint %s is damaged and passed over: %s", path, _reason(error))
     if found:
         raise CheckpointError(
             f"{folder}: none of its {len(found)} checkpoints can be read; remove the folder to start anew.")
@@ -131,14 +134,18 @@ def restore_best(folder: Path, model: Any) -> int:
     found = steps(folder)
     if not found:
         raise CheckpointError(f"{folder}: holds no checkpoint; train first with `tfseq2seq train`.")
-    step = best_step(folder)
-    step = step if step in found else found[-1]
+    best = best_step(folder)
+    step = found[-1] if best is None else best
     path = folder / f"step-{step:08d}"
     try:
         _read(path, {"weights": weights(model)}, whole=False)
     except UNREADABLE as error:
-        raise CheckpointError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path}: cannot be read: {_reason(error)}") from error
     return step
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _read(path: Path, objects: dict[str, Any], whole: bool) -> None:
@@ -147,5 +154,3 @@ def _read(path: Path, objects: dict[str, Any], whole: bool) -> None:
         status.assert_consumed()
     else:
         status.assert_existing_objects_matched().expect_partial()
-
-

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from tfseq2seq.console import progress_bar, show
+from tfseq2seq.interruption import Interrupted
 
 # Before TensorFlow is imported anywhere: it calls a missing GPU an error, on every start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 app = typer.Typer(
     help="Sequence-to-sequence learning on TensorFlow and Keras, from raw text to an answered gRPC request.",
+    epilog="Exit codes: 0 done; 1 failed, with one line that says why; 2 wrong arguments; 130 Ctrl-C and 143 SIGTERM, "
+    "in training after saving.",
     no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 # Exit codes, beside 0 and typer's 2 for wrong arguments.
@@ -41,19 +46,29 @@ def main() -> None:
         app(prog_name="tfseq2seq")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get("TFSEQ2SEQ_DEBUG"):
+    except Interrupted as interruption:
+        again = shlex.join(["tfseq2seq", *sys.argv[1:]])
+        show.print(f"{interruption}: saved; to go on: {escape(again)}", highlight=False, soft_wrap=True)
+        sys.exit(128 + interruption.signal_number)
+    except Exception as error:
+        if os.environ.get("TFSEQ2SEQ_DEBUG") or not isinstance(error, _expected_errors()):
             raise
         show.print(f"[bold red]error:[/] {_one_line(error)}", highlight=False, soft_wrap=True)
         sys.exit(FAILED)
 
 
-def _one_line(error: BaseException) -> str:
-    from rich.markup import escape
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """What data, settings, disks and servers can cause; anything else is a fault of ours."""
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, RuntimeError, EOFError)
+    if "tensorflow" in sys.modules:
+        expected += (sys.modules["tensorflow"].errors.OpError,)
+    return expected
 
+
+def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return escape(f"{error.filename}: {error.strerror}")
-    return escape(str(error) or type(error).__name__)
+    return escape((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 @app.command()
@@ -91,14 +106,9 @@ def train(
     Ctrl-C and SIGTERM save a checkpoint and exit with 130 and 143.
     """
     run = _load(recipe, data, set_)
-    from tfseq2seq.callbacks import Interrupted
     from tfseq2seq.runs import train_run
 
-    try:
-        progress = train_run(run, runs / run.name)
-    except Interrupted as interruption:
-        show.print(f"{interruption}: saved; to go on: {' '.join(['tfseq2seq', *sys.argv[1:]])}", highlight=False)
-        sys.exit(128 + interruption.signal_number)
+    progress = train_run(run, runs / run.name)
     best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
     show.print(f"done: {progress.step} steps in {progress.seconds / 60:.1f} minutes; best {best}", highlight=False)
     show.print(f"next: tfseq2seq evaluate {runs / run.name}", highlight=False)
@@ -164,8 +174,8 @@ def export(
     from tfseq2seq.runs import export_run, open_run
 
     run, prepared = open_run(run_folder)
-    with show.status("exporting and replaying held-out lines"):
-        path = export_run(run, prepared, run_folder, output or run_folder / "export", version)
+    with progress_bar() as report:
+        path = export_run(run, prepared, run_folder, output or run_folder / "export", version, report)
     show.print(f"exported to {path}; next: tfseq2seq serve {path.parent}", highlight=False)
 
 
@@ -175,7 +185,8 @@ def serve(
     port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 8500,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     model_name: Annotated[str, typer.Option(help="The name clients ask for.")] = "tfseq2seq",
-    backend: Annotated[str, typer.Option(help="embedded, or tensorflow_model_server (a binary on PATH).")] = "embedded",
+    backend: Annotated[
+        str, typer.Option(help="embedded, or tensorflow_model_server (on PATH; with --host 0.0.0.0).")] = "embedded",
 ) -> None:
     """Answer gRPC requests as TensorFlow Serving does."""
     from serving.server import serve as run_server
@@ -234,7 +245,7 @@ def demo(
 
 
 def _load(recipe: Path, data: Path | None, overrides: list[str] | None) -> Any:
-    from tfseq2seq.config import load_recipe
+    from tfseq2seq.config import ConfigError, load_recipe
 
     values: dict[str, Any] = {}
     for item in overrides or []:
@@ -248,4 +259,11 @@ def _load(recipe: Path, data: Path | None, overrides: list[str] | None) -> Any:
     if data is not None:
         values |= {f"data.{key}": None for key in ("corpus", "pair", "train", "valid", "test")}
         values["data.folder"] = str(data)
-    return load_recipe(recipe, values)
+    run = load_recipe(recipe, values)
+    from pipelines.tasks import find_task
+
+    try:
+        find_task(run.task).ordered_metrics(run.train.metric)
+    except ConfigError as error:
+        raise ConfigError(f"{recipe}: {error}") from None
+    return run

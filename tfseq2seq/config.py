@@ -92,6 +92,21 @@ class Model(_Table):
     encoder: Encoder = Encoder()
     decoder: Decoder = Decoder()
 
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        encoder, decoder = self.encoder, self.decoder
+        width = encoder.units * (2 if encoder.bidirectional else 1)
+        if decoder.attention == "dot" and width != decoder.units:
+            raise ValueError(
+                "decoder.attention = \"dot\" needs encoder states as wide as the decoder's: set decoder.units to "
+                f"{width}, or use \"general\". Received: encoder {width} wide, decoder {decoder.units}")
+        shapes = [(encoder.cell, encoder.layers, width), (decoder.cell, decoder.layers, decoder.units)]
+        if decoder.bridge == "copy" and shapes[0] != shapes[1]:
+            raise ValueError(
+                "decoder.bridge = \"copy\" needs the same cell, layers and width on both sides (a bidirectional "
+                f"encoder is twice as wide); or use \"dense\". Received: encoder {shapes[0]}, decoder {shapes[1]}")
+        return self
+
 
 class Train(_Table):
     """How the weights are found."""
@@ -113,7 +128,18 @@ class Train(_Table):
     replicas: PositiveInt | None = None  # default: every visible device
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
-    seed: int = 1
+    seed: Annotated[int, Field(ge=0)] = 1
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if self.schedule in ("noam", "inverse_square_root") and self.warmup_steps < 1:
+            raise ValueError(
+                f"schedule = \"{self.schedule}\" needs warmup_steps of at least 1. Received: {self.warmup_steps}")
+        if self.schedule in ("linear", "cosine") and self.steps <= self.warmup_steps:
+            raise ValueError(
+                f"schedule = \"{self.schedule}\" needs more steps than warmup_steps; set both. "
+                f"Received: steps={self.steps}, warmup_steps={self.warmup_steps}")
+        return self
 
 
 class Decode(_Table):
@@ -206,7 +232,9 @@ def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Run:
 
 def save_config(run: Run, path: str | os.PathLike[str]) -> None:
     """Writes the resolved config, defaults included, as JSON that `load_recipe` reads back."""
-    Path(path).write_text(run.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary = Path(f"{path}.writing")
+    temporary.write_text(run.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _set(values: dict[str, Any], key: str, value: Any, where: str) -> None:

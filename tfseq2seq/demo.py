@@ -1,10 +1,12 @@
 """`tfseq2seq demo`: the whole way on real data, from an empty folder to answers over gRPC."""
 
+import shlex
 import time
 from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from serving.client import Client
@@ -51,40 +53,43 @@ def run_demo(task: str, pair: str, minutes: float | None, runs: Path, show: Cons
     show.print(render_table(scores))
 
     _stage(show, 3, "exporting a SavedModel, replaying held-out lines through it")
-    with show.status("exporting"):
-        path = export_run(run, prepared, folder, folder / "export", None)
-    show.print(f"wrote {path}", highlight=False)
+    with progress_bar() as report:
+        path = export_run(run, prepared, folder, folder / "export", None, report)
+    show.print(f"wrote {escape(str(path))}", highlight=False)
 
     _stage(show, 4, "serving it over gRPC and asking test lines it has never seen")
     sources, references = group_references(prepared.test, prepared.task.multiple_references)
     # Evenly spread over the test split: nobody picked them.
     rows = range(0, len(sources), max(1, len(sources) // NUM_QUESTIONS))[:NUM_QUESTIONS]
-    server = EmbeddedServer(folder / "export", port=0)
-    server.start()
-    try:
-        answers = Client(f"127.0.0.1:{server.port}").predict([sources[row] for row in rows])
-    finally:
-        server.stop()
-    table = Table("source", "answer", "score", "reference", "right")
+    answers = []
+    with progress_bar() as report:
+        report("starting the server", 0, None)
+        with EmbeddedServer(folder / "export", port=0) as server, Client(server.address) as client:
+            for row in rows:
+                answers += client.predict([sources[row]])
+                report("asking", len(answers), len(rows))
+    whole = prepared.task.metric == "word_error_rate"  # then an answer is right or wrong
+    table = Table("source", "answer", "score", "reference", *(["right"] if whole else []))
     right = 0
     for row, hypotheses in zip(rows, answers, strict=True):
         same = hypotheses[0].text in references[row]
         right += same
-        table.add_row(
-            sources[row], hypotheses[0].text, f"{hypotheses[0].score:.2f}", references[row][0], "yes" if same else "no")
+        cells = (sources[row], hypotheses[0].text, f"{hypotheses[0].score:.2f}", references[row][0])
+        table.add_row(*map(escape, cells), *(["yes" if same else "no"] if whole else []))
     show.print(table)
     spent = (time.monotonic() - started) / 60
-    show.print(f"{right} of {len(rows)} exactly right. All of it took {spent:.1f} minutes.\n")
-    show.print(
+    show.print((f"{right} of {len(rows)} right. " if whole else "") + f"All of it took {spent:.1f} minutes.\n")
+    volume = shlex.quote(f"{(folder / 'export').resolve()}:/models/tfseq2seq")
+    told = (
         f"What next:\n"
         f"  look inside      tensorboard --logdir {folder / 'logs'}\n"
         f"  serve            tfseq2seq serve {folder / 'export'}\n"
-        f"  ask              tfseq2seq request \"{sources[rows[0]]}\"\n"
-        f"  in Docker        docker run -p 8500:8500 -v {(folder / 'export').resolve()}:/models/tfseq2seq "
+        f"  ask              tfseq2seq request {shlex.quote(sources[rows[0]])}\n"
+        f"  in Docker        docker run -p 8500:8500 -v {volume} "
         f"-e MODEL_NAME=tfseq2seq tensorflow/serving\n"
         f"  your own pairs   a folder with train.tsv, valid.tsv, test.tsv (source<TAB>target), then\n"
-        f"                   tfseq2seq train RECIPE.toml --data FOLDER   (recipes: {_recipes_folder()})",
-        highlight=False, soft_wrap=True)
+        f"                   tfseq2seq train RECIPE.toml --data FOLDER   (recipes: {_recipes_folder()})")
+    show.print(escape(told), highlight=False, soft_wrap=True)
 
 
 def _stage(show: Console, number: int, text: str) -> None:

@@ -34,20 +34,21 @@ class Generator(tf.Module):
         target_tokenizer: Tokenizer of the target side.
         decode: `tfseq2seq.config.Decode`.
         max_source_length: Tokens, end token included; longer sources (and targets to score) are cut here.
+        step: Training step of the weights.
     """
 
-    def __init__(self, model, source_tokenizer, target_tokenizer, decode, max_source_length):
+    def __init__(self, model, source_tokenizer, target_tokenizer, decode, max_source_length, step=0):
         super().__init__(name="generator")
         self.model = model
         self.tokenizers = (source_tokenizer, target_tokenizer)
-        self.decode, self.max_source_length = decode, max_source_length
+        self.decode, self.max_source_length, self.step = decode, max_source_length, step
         self._answer = tf.function(self._answer_in_graph, input_signature=[_TEXT])
 
     def hypotheses(self, text, beam_size, num_hypotheses):
-        """[N] strings to Hypotheses, token ids with their attention."""
+        """[N] strings to their source ids [N, S] and Hypotheses, token ids with their attention."""
         source, _ = source_ids(text, self.tokenizers[0], self.max_source_length)
         memory, state = self.model.start(self.model.encode(source))
-        return search(
+        return source, search(
             lambda tokens, state: self.model.step(tokens, state, memory), tile(state, beam_size),
             batch_size=tf.shape(source)[0], vocabulary_size=self.model.target_vocabulary_size,
             beam_size=beam_size, num_hypotheses=num_hypotheses, length_penalty=self.decode.length_penalty,
@@ -62,11 +63,11 @@ class Generator(tf.Module):
         Returns:
             {"text": [N, H] strings, best first, "score": [N, H] float32, log-probability / length penalty}.
         """
-        return self._strings(self.hypotheses(text, self.decode.beam_size, num_hypotheses))
+        return self._strings(self.hypotheses(text, self.decode.beam_size, num_hypotheses)[1])
 
     def greedy(self, text):
         """The likeliest token at each step. Returns as `beam` with H = 1."""
-        return self._strings(self.hypotheses(text, 1, 1))
+        return self._strings(self.hypotheses(text, 1, 1)[1])
 
     def score(self, source, target):
         """log p(target | source), end token included, in nats.
@@ -84,8 +85,7 @@ class Generator(tf.Module):
         return {"log_probability": score_targets(logits, labels)}
 
     def _answer_in_graph(self, text):
-        hypotheses = self.hypotheses(text, self.decode.beam_size, self.decode.num_hypotheses)
-        source, _ = source_ids(text, self.tokenizers[0], self.max_source_length)
+        source, hypotheses = self.hypotheses(text, self.decode.beam_size, self.decode.num_hypotheses)
         return self._strings(hypotheses), source, hypotheses
 
     def _strings(self, hypotheses: Hypotheses) -> dict[str, tf.Tensor]:

@@ -1,21 +1,19 @@
 """What one does with a run's folder: open it, train it, score it, answer with it, export it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from pipelines.prepare import Prepared, load_prepared, prepare
+from pipelines.sources import CORPORA
 from tfseq2seq import callbacks
 from tfseq2seq.config import Run
-from tfseq2seq.console import progress_bar, show
+from tfseq2seq.console import Report, progress_bar, show
 from tfseq2seq.evaluation import Score, as_dict, evaluate, group_references
 from tfseq2seq.files import write_atomically
-from tfseq2seq.generation import Answer
+from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.training import load_generator, train
-
-Report = Callable[[str, float, float | None], None]
 
 
 def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Progress:
@@ -25,6 +23,8 @@ def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Prog
 
 def prepare_run(run: Run, folder: Path, console: Console = show) -> Prepared:
     """Prepares the data where that is not done, and says what is left. Raises as `pipelines.prepare`."""
+    if run.data.corpus in CORPORA:
+        console.print(f"{run.data.corpus}: {CORPORA[run.data.corpus].license}", highlight=False)
     with progress_bar() as report:
         prepared = prepare(run, folder, report)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in prepared.left_out.items() if count)
@@ -67,7 +67,7 @@ def evaluate_run(
     task = prepared.task
     sources, references = group_references(pairs, task.multiple_references)
     sources, references = sources[:limit], references[:limit]
-    generator = load_generator(run, prepared, folder)
+    generator = _best(run, prepared, folder)
     answers = generator.answer(sources, on_batch=lambda done: report("decoding", done, len(sources)))
     hypotheses = [best[0].text if best else "" for best in answers]
     report("scoring", 0, None)
@@ -76,7 +76,7 @@ def evaluate_run(
         task.baseline_name: evaluate(task.metrics, sources, baseline, references),
         run.name: evaluate(task.metrics, sources, hypotheses, references)}
     if limit is None:
-        values = {system: as_dict(by_metric) for system, by_metric in scores.items()}
+        values = {"step": generator.step, **{system: as_dict(by_metric) for system, by_metric in scores.items()}}
         write_atomically(folder / f"scores-{split}.json", json.dumps(values, indent=2) + "\n")
     return scores
 
@@ -84,14 +84,19 @@ def evaluate_run(
 def predict_lines(
     run: Run, prepared: Prepared, folder: Path, lines: list[str], num_hypotheses: int, report: Report,
 ) -> list[list[Answer]]:
-    """Hypotheses of the best checkpoint for each line, best first. Raises ConfigError, CheckpointError."""
+    """Hypotheses of the best checkpoint for each line, best first. Raises ValueError, CheckpointError."""
+    if not 1 <= num_hypotheses <= run.decode.beam_size:
+        raise ValueError(
+            f"--n-best must be from 1 to the recipe's decode.beam_size = {run.decode.beam_size}. "
+            f"Received: {num_hypotheses}.")
     decode = run.decode.model_copy(update={"num_hypotheses": num_hypotheses})
-    decode = type(decode).model_validate(decode.model_dump())
-    generator = load_generator(run.model_copy(update={"decode": decode}), prepared, folder)
+    generator = _best(run.model_copy(update={"decode": decode}), prepared, folder)
     return generator.answer(lines, on_batch=lambda done: report("decoding", done, len(lines)))
 
 
-def export_run(run: Run, prepared: Prepared, folder: Path, output: Path, version: int | None) -> Path:
+def export_run(
+    run: Run, prepared: Prepared, folder: Path, output: Path, version: int | None, report: Report,
+) -> Path:
     """Writes the best checkpoint as `output`/VERSION, checked against held-out lines.
 
     Raises:
@@ -101,10 +106,17 @@ def export_run(run: Run, prepared: Prepared, folder: Path, output: Path, version
     from serving.export import export
 
     pairs = (prepared.valid or prepared.test or prepared.train)[: run.export.check_lines]
-    generator = load_generator(run, prepared, folder)
-    scores = folder / "scores-test.json"
+    generator = _best(run, prepared, folder)
+    path = folder / "scores-test.json"
+    scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return export(
         generator, output, version, config_json=run.model_dump_json(indent=2),
         check_sources=[source for source, _ in pairs], check_targets=[target for _, target in pairs],
-        num_hypotheses=run.export.num_hypotheses,
-        scores=json.loads(scores.read_text(encoding="utf-8")) if scores.exists() else None)
+        num_hypotheses=run.export.num_hypotheses, progress=report,
+        scores=scores if scores.get("step") == generator.step else None)  # else they are another checkpoint's
+
+
+def _best(run: Run, prepared: Prepared, folder: Path) -> Generator:
+    generator = load_generator(run, prepared, folder)
+    show.print(f"{folder}: checkpoint of step {generator.step}", highlight=False)
+    return generator

@@ -13,23 +13,6 @@ PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 
 
-class Batch(NamedTuple):
-    """Sentence pairs as ids, padded to one length a side; rows may be all padding.
-
-    Attributes:
-        source: [B, S] int32, source ids, each row ended by EOS.
-        target: [B, T] int32, what the decoder reads: BOS, then the target ids.
-        labels: [B, T] int32, what it should say: the target ids, then EOS.
-        weights: [B, T] float32, 1 / (real target tokens of the GLOBAL batch) on real labels, 0 on
-            padding, so that the plain sum of loss * weight over all replicas is the mean per token.
-    """
-
-    source: tf.Tensor
-    target: tf.Tensor
-    labels: tf.Tensor
-    weights: tf.Tensor
-
-
 class EncoderOutput(NamedTuple):
     """What a decoder may look at.
 

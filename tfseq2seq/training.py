@@ -44,10 +44,10 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices)
 
 
-def make_generator(run: Run, prepared: Prepared, model: Seq2Seq) -> Generator:
-    """The run's search over `model`."""
+def make_generator(run: Run, prepared: Prepared, model: Seq2Seq, step: int = 0) -> Generator:
+    """The run's search over `model`, whose weights are of training step `step`."""
     return Generator(
-        model, prepared.source_tokenizer, prepared.target_tokenizer, run.decode, run.export.max_source_length)
+        model, prepared.source_tokenizer, prepared.target_tokenizer, run.decode, run.export.max_source_length, step)
 
 
 def load_generator(run: Run, prepared: Prepared, folder: Path) -> Generator:
@@ -58,8 +58,8 @@ def load_generator(run: Run, prepared: Prepared, folder: Path) -> Generator:
     """
     model = build_model(
         run.model, prepared.source_tokenizer.vocabulary_size, prepared.target_tokenizer.vocabulary_size)
-    checkpoints.restore_best(folder / "checkpoints", model)
-    return make_generator(run, prepared, model)
+    step = checkpoints.restore_best(folder / "checkpoints", model)
+    return make_generator(run, prepared, model, step)
 
 
 def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callbacks.Progress:
@@ -80,17 +80,9 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     keras.utils.set_random_seed(settings.seed)
     strategy = make_strategy(settings.replicas)
     batches = _batches(prepared, prepared.train, strategy.num_replicas_in_sync)
-    held_out = _spread(prepared.valid, settings.valid_lines)
-    valid = _batches(prepared, held_out, strategy.num_replicas_in_sync)
+    valid = _batches(prepared, _spread(prepared.valid, settings.valid_lines), strategy.num_replicas_in_sync)
     with strategy.scope():
-        model = build_model(
-            run.model, prepared.source_tokenizer.vocabulary_size, prepared.target_tokenizer.vocabulary_size,
-            settings.precision)
-        optimizer = make_optimizer(settings, run.model.decoder.units)
-        optimizer.global_clipnorm = settings.clip_norm or None
-        model.compile(
-            optimizer, loss=TokenCrossEntropy(settings.label_smoothing), jit_compile=settings.jit_compile)
-        model.optimizer.build(model.trainable_variables)
+        model = _compiled_model(run, prepared)
     progress = _restore(folder / "checkpoints", model)
     if progress.step:
         show.print(f"going on from step {progress.step} ({folder / 'checkpoints'})", highlight=False)
@@ -99,34 +91,58 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         f"{strategy.num_replicas_in_sync} replica(s), {batches.padding_share:.0%} padding"
         + (f"; {batches.num_left_out:,} over-long pairs left out" if batches.num_left_out else ""), highlight=False)
     task, writer = prepared.task, tf.summary.create_file_writer(str(folder / "logs"))
-    lines, references = group_references(held_out, task.multiple_references)
+    sources, targets = group_references(prepared.valid, task.multiple_references)
+    lines, references = (_spread(side, settings.valid_lines) for side in (sources, targets))
     with callbacks.StopOnSignal() as stop:
-        watch = [
-            callbacks.CountSteps(progress, settings.max_minutes),
-            callbacks.ShowProgress(progress, settings.steps, settings.max_minutes, show),
-            stop,
-            callbacks.Evaluate(
-                progress, make_generator(run, prepared, model), lines, references,
-                task.ordered_metrics(settings.metric)[:NUM_METRICS],
-                settings.patience, valid.dataset(shuffle=False, repeat=False), stop, show, writer),
-            callbacks.SaveCheckpoints(
-                folder / "checkpoints", progress, settings.checkpoint_every or settings.evaluate_every,
-                settings.keep_checkpoints, settings.metric or task.metric),
-            callbacks.WriteScalars(progress, writer, folder / "metrics.jsonl", batches.padding_share),
-        ]
-        _fit(model, batches, progress, settings, watch)
+        bar = callbacks.ShowProgress(progress, settings.steps, settings.max_minutes, show)
+        evaluate = callbacks.Evaluate(
+            progress, make_generator(run, prepared, model), lines, references,
+            task.ordered_metrics(settings.metric)[:NUM_METRICS], settings.patience,
+            valid.dataset(shuffle=False, repeat=False), stop, show, writer)
+        save = callbacks.SaveCheckpoints(
+            folder / "checkpoints", progress, settings.checkpoint_every or settings.evaluate_every,
+            settings.keep_checkpoints)
+        scalars = callbacks.WriteScalars(progress, writer, folder / "metrics.jsonl", batches.padding_share)
+        watch = [callbacks.CountSteps(progress, settings.max_minutes), bar, stop, evaluate, save, scalars]
+        try:
+            _evaluate_if_due(model, progress, settings, (evaluate, save, scalars))
+            _fit(model, batches, progress, settings, watch)
+        finally:
+            bar.bar.stop()
         stop.raise_if_received()
     return progress
+
+
+def _evaluate_if_due(model: Seq2Seq, progress: callbacks.Progress, settings, watch: tuple) -> None:
+    """Makes up for an evaluation that was interrupted, so that the best checkpoint and patience are as if not."""
+    ended = progress.step >= settings.steps or _finished(progress, settings)
+    due = progress.step % settings.evaluate_every == 0 or ended
+    if progress.step and due and progress.evaluated_step != progress.step:
+        logs: dict[str, float] = {}
+        for callback in watch:
+            callback.set_model(model)
+            callback.on_epoch_end(0, logs)
+
+
+def _compiled_model(run: Run, prepared: Prepared) -> Seq2Seq:
+    settings = run.train
+    model = build_model(
+        run.model, prepared.source_tokenizer.vocabulary_size, prepared.target_tokenizer.vocabulary_size,
+        settings.precision)
+    optimizer = make_optimizer(settings, run.model.decoder.units)
+    optimizer.global_clipnorm = settings.clip_norm or None
+    model.compile(optimizer, loss=TokenCrossEntropy(settings.label_smoothing), jit_compile=settings.jit_compile)
+    model.optimizer.build(model.trainable_variables)
+    return model
 
 
 def _fit(model: Seq2Seq, batches: Batches, progress: callbacks.Progress, settings, watch: list) -> None:
     """Runs `fit` so that its epochs end at multiples of `evaluate_every`, wherever it starts."""
     every = settings.evaluate_every
     while progress.step < settings.steps and not _finished(progress, settings):
-        first = every - progress.step % every
-        whole, rest = divmod(settings.steps - progress.step, every)
+        left, first = settings.steps - progress.step, every - progress.step % every
         # A first epoch up to the next multiple, then all whole ones at once, then what is left.
-        length, epochs = (every, whole) if first == every and whole else (min(first, settings.steps - progress.step), 1)
+        length, epochs = (every, left // every) if first == every <= left else (min(first, left), 1)
         model.fit(
             batches.dataset(start_step=progress.step), steps_per_epoch=length, epochs=epochs, verbose=0,
             shuffle=False, callbacks=watch)
@@ -154,7 +170,7 @@ def _batches(prepared: Prepared, pairs: list[tuple[str, str]], replicas: int) ->
         max_target_length=data.max_target_length)
 
 
-def _spread(pairs: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
-    """At most so many pairs, evenly spread: files are often sorted, and their start is no sample."""
-    step = max(1, -(-len(pairs) // most))
-    return pairs[::step]
+def _spread(items: list, most: int) -> list:
+    """At most so many items, evenly spread: files are often sorted, and their start is no sample."""
+    count = min(len(items), most)
+    return [items[i * len(items) // count] for i in range(count)]

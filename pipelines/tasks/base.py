@@ -15,7 +15,6 @@ class Task:
     Attributes:
         name: as in `task = "..."` of a recipe.
         metrics: names of metrics, the one that chooses the best checkpoint first.
-        maximize: whether more of that one is better.
         multiple_references: whether a source that stands in several pairs is one question with several
             right answers.
         max_ratio: a pair is badly-ratioed when target length / source length is more than this many
@@ -23,19 +22,16 @@ class Task:
         measure_source, measure_target: length of a string, in what the task counts.
         baseline: (train pairs, N sources) -> N answers of something cheap that any model must beat.
         baseline_name: what that is.
-        default_corpus: a data set of `pipelines.sources` to begin with.
     """
 
     name: str
     metrics: tuple[str, ...]
-    maximize: bool
     multiple_references: bool
     max_ratio: float
     measure_source: Callable[[str], int]
     measure_target: Callable[[str], int]
     baseline: Callable[[Sequence[Pair], Sequence[str]], list[str]]
     baseline_name: str
-    default_corpus: str
 
     @property
     def metric(self) -> str:

