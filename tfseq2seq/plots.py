@@ -20,10 +20,9 @@ def attention_png(source: list[str], target: list[str], weights: np.ndarray) -> 
     figure = Figure(figsize=(1.5 + 0.32 * len(source), 1.2 + 0.26 * len(target)), dpi=90, layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(weights, cmap="Greys", vmin=0.0, vmax=1.0, aspect="auto")
-    axes.set_xticks(range(len(source)), source, rotation=90)
-    axes.set_yticks(range(len(target)), target)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_parse_math(False)  # a token may be "$$"
+    # Between two dollars matplotlib reads mathematics, and fails on tokens that are none.
+    axes.set_xticks(range(len(source)), [token.replace("$", r"\$") for token in source], rotation=90)
+    axes.set_yticks(range(len(target)), [token.replace("$", r"\$") for token in target])
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("source")
