@@ -1,7 +1,6 @@
 """What several test files share: a tiny run, trained once."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -72,12 +71,3 @@ def tiny_run(tiny_recipe, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     runs.train_run(load_recipe(tiny_recipe), folder, Console(quiet=True))
     return folder
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    """Real data, named by TFSEQ2SEQ_DATA."""
-    folder = os.environ.get("TFSEQ2SEQ_DATA")
-    if not folder:
-        pytest.skip("needs real data: set TFSEQ2SEQ_DATA to its folder")
-    return Path(folder)

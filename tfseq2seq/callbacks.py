@@ -125,9 +125,9 @@ class Evaluate(keras.callbacks.Callback):
                 report("decoding held-out lines", done, len(self.lines))
                 self.stop.raise_if_received()
 
-            on_batch(0)
-            teacher_forced = self.model.evaluate(self.valid_batches, verbose=0, return_dict=True)
             try:
+                on_batch(0)
+                teacher_forced = self.model.evaluate(self.valid_batches, verbose=0, return_dict=True)
                 answers = self.generator.answer(self.lines, on_batch=on_batch)
             except Interrupted:
                 self.model.stop_training = True  # the steps are saved; this evaluation is made on resumption
