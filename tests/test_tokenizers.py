@@ -399,3 +399,15 @@ def test_other_ranks_are_refused(tokenizers):
         tokenizers["words"].encode(tf.constant("the"))
     with pytest.raises(ValueError, match=r"shape \[N, T\]; for one sentence pass ids\[None\].*\(2,\)"):
         tokenizers["words"].decode(tf.constant([4, 5]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_outlives_tensorflows_caches(kind):
+    """`tf.random.set_seed` clears them, and with them whatever a kernel owns."""
+    tokenizer = train_tokenizer(settings(kind), LINES)
+    graph, lines = traced(tokenizer), LINES[:3]
+    expected = [expected_round_trip(tokenizer, line) for line in lines]
+    assert round_trip(graph, lines) == expected
+    tf.random.set_seed(1)
+    assert round_trip(eager(tokenizer), lines) == expected
+    assert round_trip(graph, lines) == expected

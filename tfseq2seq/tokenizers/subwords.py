@@ -1,5 +1,6 @@
 """Subwords learned by sentencepiece and applied by TensorFlow Text."""
 
+import hashlib
 import io
 import random
 import re
@@ -11,6 +12,7 @@ from typing import Self
 import sentencepiece
 import tensorflow as tf
 import tensorflow_text
+from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
 
 from tfseq2seq.structures import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
 from tfseq2seq.tokenizers.base import UNKNOWN_TEXT, Tokenizer, TokenizerConfig, cleaned, nothing_to_train_on
@@ -24,6 +26,23 @@ PATH_LENGTH = 256  # of the rule files that are handed to the trainer
 # "from<tab>to", code points in hexadecimal; the second table undoes the first.
 NORMALIZATION = "2581\tFDD0 31\nFDD0\tFDD0 30\n"
 DENORMALIZATION = "FDD0 31\t2581\nFDD0 30\tFDD0\n"
+
+
+class _SharedModel(tf.saved_model.experimental.TrackableResource):
+    """The loaded sentencepiece model, under a name of its own that follows from its content.
+
+    TensorFlow Text lets the operation's kernel own it, and a kernel goes whenever TensorFlow clears its caches:
+    after `tf.random.set_seed`, say, each tokenizer made before fails with "Resource ... does not exist".
+    """
+
+    def __init__(self, model: bytes):
+        super().__init__()
+        self._model = model
+        _ = self.resource_handle  # made here and now, not in the first graph that asks for it
+
+    def _create_resource(self):
+        name = "sentencepiece-" + hashlib.sha256(self._model).hexdigest()
+        return gen_sentencepiece_tokenizer.sentencepiece_op(model=self._model, shared_name=name)
 
 
 class SentencepieceTokenizer(Tokenizer):
@@ -47,6 +66,7 @@ class SentencepieceTokenizer(Tokenizer):
         super().__init__(kind, case)
         self._model = model
         self._pieces = tensorflow_text.SentencepieceTokenizer(model=model)
+        self._pieces._model_resource = _SharedModel(model)
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._names = tuple(processor.id_to_piece(id_) for id_ in range(processor.vocab_size()))
 
