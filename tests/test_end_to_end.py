@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
 from serving.client import Client, ServingError
 from serving.server import EmbeddedServer
 from tfseq2seq import runs
+from tfseq2seq.config import parse_recipe
 from tfseq2seq.training import load_generator
 
 LINES = ["abca", "dab", "", "zzz é", "a" * 10_000, "cc"]
@@ -107,3 +109,32 @@ def test_evaluate_scores_the_run_beside_the_baseline(opened, tiny_run):
 def test_the_export_carries_its_recipe(exported, opened):
     config = json.loads((exported / "1" / "assets.extra" / "config.json").read_text())
     assert config == json.loads(opened[0].model_dump_json())
+
+
+def test_subwords_go_all_the_way(tmp_path):
+    """Translation with one shared sentencepiece model, tied embeddings, GRU and input feeding, in bfloat16."""
+    numbers = ["one", "two", "three", "four", "five", "six", "seven"]
+    words = ["un", "deux", "trois", "quatre", "cinq", "six", "sept"]
+    pairs = [
+        (f"{numbers[i]} and {numbers[j]}.", f"{words[i]} et {words[j]}.") for i in range(7) for j in range(7) if i != j]
+    for name, part in (("train", pairs[:36]), ("valid", pairs[36:])):
+        (tmp_path / f"{name}.tsv").write_text("".join(f"{s}\t{t}\n" for s, t in part), encoding="utf-8")
+    tokenizer = {"kind": "unigram", "vocabulary_size": 320}
+    run = parse_recipe({
+        "name": "subwords",
+        "data": {
+            "folder": str(tmp_path), "source_tokenizer": tokenizer, "target_tokenizer": tokenizer,
+            "share_tokenizer": True, "num_lengths": 1, "batch_tokens": 256},
+        "model": {
+            "embedding_units": 8, "share_embeddings": "all", "encoder": {"cell": "gru", "units": 6},
+            "decoder": {"cell": "gru", "units": 8, "attention": "additive", "input_feeding": True}},
+        "train": {"steps": 4, "evaluate_every": 4, "precision": "mixed_bfloat16", "warmup_steps": 1},
+        "decode": {"max_length": 12}})
+    folder = tmp_path / "run"
+    progress = runs.train_run(run, folder, Console(quiet=True))
+    assert progress.evaluated_step == 4 and progress.best_value is not None
+    exported = runs.export_run(*runs.open_run(folder), folder, tmp_path / "export", None, lambda *_: None)
+    with EmbeddedServer(exported.parent, port=0) as server, Client(server.address) as client:
+        row = client.predict(["three and four."])[0]
+    expected = load_generator(*runs.open_run(folder), folder).beam(tf.constant(["three and four."]), 4)
+    assert [hypothesis.text.encode() for hypothesis in row] == expected["text"].numpy()[0].tolist()
