@@ -9,9 +9,11 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from rich.console import Console
 
 from tfseq2seq import checkpoints, runs
+from tfseq2seq.callbacks import Progress, WriteScalars
 from tfseq2seq.config import ConfigError, load_recipe
 from tfseq2seq.generation import Generator
 from tfseq2seq.interruption import Interrupted
@@ -38,6 +40,34 @@ def test_a_run_leaves_all_that_is_promised(tiny_run):
     evaluations = [row for row in rows if "valid_word_error_rate" in row]
     assert [row["step"] for row in evaluations] == [12, 24]
     assert evaluations[1]["valid_loss"] < evaluations[0]["valid_loss"]
+
+
+def test_a_row_of_scalars_tells_of_the_steps_since_the_one_before(tmp_path):
+    class Metric:
+        def __init__(self, name):
+            self.name, self.total, self.count = name, 0.0, 0.0
+
+    class Fake:
+        loss, perplexity = Metric("loss"), Metric("perplexity")
+        metrics = [loss, perplexity]
+        gradient_norm = optimizer = num_traces = 0.0
+
+        @staticmethod
+        def count_tokens():
+            return Fake.loss.count
+
+    Fake.optimizer = type("Optimizer", (), {"learning_rate": 0.5})
+    writer = tf.summary.create_file_writer(str(tmp_path / "logs"))
+    scalars = WriteScalars(Progress(step=10), writer, tmp_path / "metrics.jsonl", 0.25, every=10)
+    scalars.set_model(Fake)
+    scalars.on_epoch_begin(0)
+    for total, count in ((30.0, 10.0), (40.0, 20.0)):  # means 3, then (40 - 30) / (20 - 10) = 1
+        for metric in Fake.metrics:
+            metric.total, metric.count = total, count
+        scalars.on_train_batch_end(0)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows] == [3.0, 1.0]
+    assert [row["perplexity"] for row in rows] == pytest.approx([np.exp(3.0), np.exp(1.0)])
 
 
 def test_tensorboard_gets_scalars_samples_and_attention(tiny_run):

@@ -5,6 +5,7 @@ All of them share one `Progress`, which a checkpoint stores and a resumed run re
 
 import dataclasses
 import json
+import math
 import signal
 import time
 from pathlib import Path
@@ -212,16 +213,14 @@ class WriteScalars(keras.callbacks.Callback):
         self.padding_share, self.every = padding_share, every
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._started, self._tokens = time.monotonic(), 0.0
+        self._started, self._tokens, self._sums = time.monotonic(), 0.0, {}
 
     def on_train_batch_end(self, batch, logs=None):
         if self.progress.step % self.every:
             return
         now, tokens = time.monotonic(), self.model.count_tokens()  # both since the epoch began
-        # Read here, outside the replicas, the metrics are those of the global batch; `logs` has the mean
-        # of the replicas' own.
         self._write({
-            **self.model.get_metrics_result(), "gradient_norm": tf.convert_to_tensor(self.model.gradient_norm),
+            **self._recent_means(), "gradient_norm": tf.convert_to_tensor(self.model.gradient_norm),
             "learning_rate": self.model.optimizer.learning_rate,
             "tokens_per_second": (tokens - self._tokens) / (now - self._started),
             "padding_share": self.padding_share, "traces": self.model.num_traces})
@@ -229,6 +228,21 @@ class WriteScalars(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._write({name: value for name, value in (logs or {}).items() if name.startswith("valid_")})
+
+    def _recent_means(self) -> dict[str, float]:
+        """The metrics over the steps since the last row; Keras' own means begin with the epoch.
+
+        Read here, outside the replicas, their sums are those of the global batch; `logs` has the mean of the
+        replicas' own.
+        """
+        means = {}
+        for metric in self.model.metrics:
+            sums = [float(tf.convert_to_tensor(part)) for part in (metric.total, metric.count)]
+            total, count = (now - before for now, before in zip(sums, self._sums.get(metric.name, (0.0, 0.0))))
+            self._sums[metric.name] = sums
+            mean = total / count if count else float("nan")
+            means[metric.name] = math.exp(mean) if metric is self.model.perplexity else mean
+        return means
 
     def _write(self, values: dict[str, Any]) -> None:
         values = {name: float(value) for name, value in values.items()}
