@@ -3,6 +3,14 @@
 A step of training is outputs, last state, and the gradients of inputs, first state and weights. Both sides
 run in turn, and the ratio is the median over the turns, since a busy machine slows both. Both must first
 give the same numbers, or nothing is timed.
+
+Last run (commit 601ea14, 2 cores with AVX2, 15 repeats, other work on the machine), ours / Keras:
+
+                         training   inference
+    LSTM 64 x 30 x 512       0.58        0.74
+    LSTM 256 x 12 x 256      0.86        0.97
+    GRU 64 x 30 x 512        0.67        0.96
+    GRU 256 x 12 x 256       0.86        1.02
 """
 
 import sys
