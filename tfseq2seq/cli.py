@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tfseq2seq.config import ConfigError
 from tfseq2seq.console import progress_bar, show
 from tfseq2seq.interruption import Interrupted
 
@@ -68,7 +69,8 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return escape(f"{error.filename}: {error.strerror}")
-    return escape((str(error).strip() or type(error).__name__).splitlines()[0])
+    text = str(error).strip() or type(error).__name__
+    return escape(text if isinstance(error, ConfigError) else text.splitlines()[0])  # one line a key
 
 
 @app.command()
@@ -245,7 +247,7 @@ def demo(
 
 
 def _load(recipe: Path, data: Path | None, overrides: list[str] | None) -> Any:
-    from tfseq2seq.config import ConfigError, load_recipe
+    from tfseq2seq.config import load_recipe
 
     values: dict[str, Any] = {}
     for item in overrides or []:
