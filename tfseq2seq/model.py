@@ -6,9 +6,12 @@ import keras
 import tensorflow as tf
 
 from tfseq2seq import config as configuration
-from tfseq2seq.decoders import DECODERS
-from tfseq2seq.encoders import ENCODERS
+from tfseq2seq.config import reads_transformer
+from tfseq2seq.decoders import make_decoder
+from tfseq2seq.encoders import make_encoder
 from tfseq2seq.layers.embedding import Embedding
+from tfseq2seq.layers.padding import RealSteps
+from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.structures import PAD
 
 
@@ -57,11 +60,8 @@ class Seq2Seq(keras.Model):
         self.target_embedding = Embedding(target_vocabulary_size, width, name="target_embedding", dtype=policy)
         self.source_embedding = self.target_embedding if share in ("source_target", "all") else Embedding(
             source_vocabulary_size, width, name="source_embedding", dtype=policy)
-        options = config.encoder.model_dump(exclude={"kind"})
-        self.encoder = ENCODERS[config.encoder.kind](**options, name="encoder", dtype=policy)
-        options = config.decoder.model_dump(exclude={"kind"})
-        self.decoder = DECODERS[config.decoder.kind](
-            **options, output_units=width if tied_output else None, name="decoder", dtype=policy)
+        self.encoder = make_encoder(config.encoder, name="encoder", dtype=policy)
+        self.decoder = make_decoder(config.decoder, width if tied_output else None, name="decoder", dtype=policy)
         self.output_layer = None if tied_output else keras.layers.Dense(
             target_vocabulary_size, name="output_layer", dtype=policy)
         self.perplexity = Perplexity(name="perplexity")
@@ -79,26 +79,45 @@ class Seq2Seq(keras.Model):
             self.call({"source": ids, "target": ids})
         self.built = True
 
+    def compile(self, *args, **kwargs):
+        """As `keras.Model.compile`. XLA needs shapes that are known beforehand, so with it padding is computed too."""
+        super().compile(*args, **kwargs)
+        for layer in self._flatten_layers():
+            if isinstance(layer, TransformerStack):
+                layer.remove_padding = not self.jit_compile
+
     def encode(self, source, training=False):
         """[B, S] int32 source ids to EncoderOutput."""
-        mask = source != PAD  # [B, S]
-        return self.encoder(self.source_embedding(source), mask, training=training)
+        return self.encoder.read(source, self.embed_source, training)
+
+    def embed_source(self, ids):
+        """[...] int32 ids to [..., X], scaled where the recipe says so."""
+        return self._scaled(self.source_embedding(ids), reads_transformer(self.config.encoder))
+
+    def embed_target(self, ids):
+        """[...] int32 ids to [..., X], scaled where the recipe says so."""
+        return self._scaled(self.target_embedding(ids), reads_transformer(self.config.decoder))
+
+    def _scaled(self, vectors, by_default):
+        scale = self.config.scale_embeddings
+        return vectors * self.config.embedding_units**0.5 if (by_default if scale is None else scale) else vectors
 
     def start(self, encoded):
         """What the decoder needs of B sources, once: its memory and its state before the first step."""
         return self.decoder.start(encoded)
 
-    def step(self, tokens, state, memory):
+    def step(self, tokens, state, memory, training=False):
         """One decoding step of N = B * K hypotheses.
 
         Args:
             tokens: [N] int32, the last token of each; hypotheses of one source side by side.
             state: decoder state of N rows.
             memory: decoder memory of B rows.
+            training: whether dropout is on.
         Returns:
             logits [N, V] float32, the next state, attention weights [N, S] float32.
         """
-        output, state, attention = self.decoder.step(self.target_embedding(tokens), state, memory)
+        output, state, attention = self.decoder.step(self.embed_target(tokens), state, memory, training=training)
         return self._logits(output), state, attention
 
     def call(self, inputs, training=False):
@@ -107,9 +126,18 @@ class Seq2Seq(keras.Model):
     def call_with_attention(self, inputs, training=False):
         """As `call`, and the attention weights [B, T, S] float32."""
         memory, state = self.start(self.encode(inputs["source"], training))
-        embedded = self.target_embedding(inputs["target"])
-        output, attention = self.decoder(embedded, state, memory, training=training)
+        output, attention = self._decode(inputs["target"], state, memory, training)
         return self._logits(output), attention
+
+    def _decode(self, target, state, memory, training):
+        return self.decoder(self.embed_target(target), state, memory, mask=target != PAD, training=training)
+
+    def _real_logits(self, inputs, labels, weights, training):
+        """Logits [1, R, V] of the R real target steps, with their labels and weights [1, R]."""
+        memory, state = self.start(self.encode(inputs["source"], training))
+        output, _ = self._decode(inputs["target"], state, memory, training)
+        steps = RealSteps(labels != PAD, remove=not self.jit_compile)
+        return self._logits(steps.pack(output))[None], steps.pack(labels)[None], steps.pack(weights)[None]
 
     def _logits(self, output):
         logits = self.target_embedding.logits(output) if self.output_layer is None else self.output_layer(output)
@@ -128,11 +156,12 @@ class Seq2Seq(keras.Model):
         self.num_traces += 1
         inputs, labels, weights = self._unpack(data)
         with tf.GradientTape() as tape:
-            logits = self(inputs, training=True)
+            logits, labels, weights = self._real_logits(inputs, labels, weights, training=True)
             loss = self._token_loss(inputs, labels, logits, weights, training=True)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
-        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(scaled, variables)]
+        gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         gradients, norm = self._reduce_and_clip(gradients)
         self.gradient_norm.assign(norm)
         self.optimizer.apply(gradients, variables)
@@ -140,7 +169,8 @@ class Seq2Seq(keras.Model):
 
     def test_step(self, data):
         inputs, labels, weights = self._unpack(data)
-        self._token_loss(inputs, labels, self(inputs, training=False), weights, training=False)
+        logits, labels, weights = self._real_logits(inputs, labels, weights, training=False)
+        self._token_loss(inputs, labels, logits, weights, training=False)
         return self.get_metrics_result()
 
     def _unpack(self, data):

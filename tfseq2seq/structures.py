@@ -20,15 +20,17 @@ class EncoderOutput(NamedTuple):
         memory: [B, S', E] float, one vector a source step; 0 on padding.
         mask: [B, S'] bool, True on real steps.
         final_state: nested tuple of [B, units] float tensors, last states of the encoder, or ().
+        context: [B, C] float, the whole source in one vector: the last hidden state, or the pooled memory.
     """
 
     memory: tf.Tensor
     mask: tf.Tensor
     final_state: Any
+    context: tf.Tensor
 
 
-class DecoderState(NamedTuple):
-    """What a decoder carries from one step to the next: every leaf has N = B * K as dimension 0.
+class RecurrentState(NamedTuple):
+    """What a recurrent decoder carries from one step to the next: every leaf has N = B * K as dimension 0.
 
     Attributes:
         recurrent: nested tuple of [N, D] float tensors.
@@ -37,6 +39,18 @@ class DecoderState(NamedTuple):
 
     recurrent: Any
     feed: Any
+
+
+class Cache(NamedTuple):
+    """What a Transformer decoder carries from one step to the next, t steps so far.
+
+    Attributes:
+        keys: tuple of [N, heads, t, D] float, one a layer.
+        values: tuple of [N, heads, t, D] float, one a layer.
+    """
+
+    keys: Any
+    values: Any
 
 
 class Hypotheses(NamedTuple):
@@ -63,11 +77,11 @@ class AttentionMemory(NamedTuple):
     """What a decoder needs of the source at every step, computed once; never tiled over the beam.
 
     Attributes:
-        keys: [B, S, D] float, projected encoder states.
-        values: [B, S, E] float, encoder states.
+        keys: [B, S, D] or [B, heads, S, D] float, projected encoder states; for a Transformer a tuple, one a layer.
+        values: [B, S, E] or [B, heads, S, D] float, encoder states or their projection; likewise.
         mask: [B, S] bool, True on real steps.
     """
 
-    keys: tf.Tensor
-    values: tf.Tensor
+    keys: Any
+    values: Any
     mask: tf.Tensor

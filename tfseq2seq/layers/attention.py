@@ -1,12 +1,15 @@
 """Attention of decoder states over encoder states, one formula a class.
 
-Every class splits its work in two: `project_keys(values)` depends on the source alone and is done once
+Every class splits its work in two: `project(memory)` depends on the source alone and is done once
 a source; `call(query, keys, values, mask)` is done at every step. The query axis T holds target steps
 in training and the K hypotheses of one source in search, so nothing of the source is ever tiled.
 """
 
 import keras
 import tensorflow as tf
+
+from tfseq2seq.layers.multihead import CrossAttention, padding_bias
+from tfseq2seq.layers.padding import RealSteps
 
 
 class Attention(keras.layers.Layer):
@@ -20,8 +23,7 @@ class Attention(keras.layers.Layer):
         units: Width of the query, at least 1.
     Call arguments:
         query: [B, T, D] float, decoder states.
-        keys: [B, S, D'] float from `project_keys(values)`.
-        values: [B, S, E] float, encoder states.
+        keys, values: from `project(memory)`, memory [B, S, E] float.
         mask: [B, S] bool, True on real steps.
     Returns:
         context [B, T, E] and weights [B, T, S] float32; each weights[b, t] sums to 1, and is 0 on padding
@@ -35,6 +37,11 @@ class Attention(keras.layers.Layer):
         if units < 1:
             raise ValueError(f"{type(self).__name__} needs units >= 1. Received: units={units}.")
         self.units = units
+
+    def project(self, memory):
+        """[B, S, E] encoder states -> keys and values, for every step to come."""
+        memory = tf.cast(memory, self.compute_dtype)
+        return self.project_keys(memory), memory
 
     def call(self, query, keys, values, mask):
         scores = tf.cast(self.score(query, keys), tf.float32)  # [B, T, S]
@@ -104,9 +111,76 @@ class AdditiveAttention(Attention):
         return tf.einsum("btsd,d->bts", hidden, tf.cast(self.score_vector, hidden.dtype))
 
 
+@keras.saving.register_keras_serializable("tfseq2seq")
+class ScaledDotAttention(DotAttention):
+    """score[t, s] = query[t] . values[s] / sqrt(units) (Vaswani et al., 2017, arXiv:1706.03762, eq. 1, one head)."""
+
+    def score(self, query, keys):
+        return super().score(query * self.units**-0.5, keys)
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class NormedAdditiveAttention(AdditiveAttention):
+    """score[t, s] = g v / |v| . tanh(W_q query[t] + W_k values[s] + b): additive, with weight normalization.
+
+    (Salimans & Kingma, 2016, arXiv:1602.07868, eq. 2; as in Luong's and Britz' systems, g starts at sqrt(1 / units).)
+    """
+
+    def build(self, query_shape, keys_shape, values_shape):
+        super().build(query_shape, keys_shape, values_shape)
+        self.scale = self.add_weight(
+            name="scale", shape=(), initializer=keras.initializers.Constant(self.units**-0.5))
+        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+
+    def score(self, query, keys):
+        vector = tf.cast(self.score_vector, tf.float32)
+        vector *= tf.cast(self.scale, tf.float32) * tf.math.rsqrt(tf.reduce_sum(tf.square(vector)))
+        hidden = tf.tanh(
+            self.query_projection(query)[:, :, None] + keys[:, None] + tf.cast(self.bias, query.dtype))
+        return tf.einsum("btsd,d->bts", hidden, tf.cast(vector, hidden.dtype))
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class MultiHeadAttention(Attention):
+    """Several scaled dot attentions side by side, with projections of their own (Vaswani et al., 2017, 3.2.2).
+
+    The weights are the mean over the heads.
+
+    Args:
+        units: Width of the query and of the context.
+        heads: Number of heads; divides units.
+    """
+
+    def __init__(self, units, heads=4, **kwargs):
+        super().__init__(units, **kwargs)
+        self.heads = heads
+        self.attention = CrossAttention(units, heads, name="attention", dtype=self.dtype_policy)
+
+    def project(self, memory):
+        """[B, S, E] encoder states -> keys and values, each [B, heads, S, D]."""
+        steps = RealSteps(tf.ones(tf.shape(memory)[:2], tf.bool), remove=False)
+        return self.attention.project(steps.pack(tf.cast(memory, self.compute_dtype)), steps)
+
+    def call(self, query, keys, values, mask):
+        mixed, weights = self.attention.attend(self.attention.query(query), keys, values, padding_bias(mask))
+        return self.attention.output(mixed), tf.reduce_mean(weights, 1)
+
+    def get_config(self):
+        return {**super().get_config(), "heads": self.heads}
+
+
 ATTENTIONS = {
     "additive": AdditiveAttention,
+    "normed_additive": NormedAdditiveAttention,
     "concat": AdditiveAttention,
     "dot": DotAttention,
+    "scaled_dot": ScaledDotAttention,
     "general": GeneralAttention,
+    "multi_head": MultiHeadAttention,
 }
+
+
+def make_attention(kind, units, heads=4, **kwargs):
+    """The attention of a name; only "multi_head" has several heads."""
+    options = {"heads": heads} if kind == "multi_head" else {}
+    return ATTENTIONS[kind](units, **options, **kwargs)

@@ -1,4 +1,4 @@
-"""From the encoder's last state to the decoder's first."""
+"""From what the encoder leaves to the decoder's first state."""
 
 import keras
 import tensorflow as tf
@@ -6,23 +6,24 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("tfseq2seq")
 class Bridge(keras.layers.Layer):
-    """Makes the decoder's first state of the encoder's last.
+    """Makes the decoder's first state of the encoder's output.
 
-    "dense": each decoder state is W [all encoder states] + b, with tanh around hidden (not cell) states,
-    as s_0 = tanh(W_s h) in Bahdanau et al., 2015, arXiv:1409.0473, A.2.2. "copy": layer by layer, as it is.
-    "zero": zeros.
+    "dense": each decoder state is W [all last encoder states] + b, with tanh around hidden (not cell) states,
+    as s_0 = tanh(W_s h) in Bahdanau et al., 2015, arXiv:1409.0473, A.2.2. "pooled": likewise, of the fixed context.
+    "copy": the last states layer by layer, as they are. "zero": zeros. "auto": "dense" where the encoder has last
+    states, else "pooled".
 
     Args:
-        kind: "dense", "copy" or "zero".
+        kind: One of the names above.
         widths: One tuple a decoder layer of the widths of its state's parts: (units, units) for an LSTM's
             h and c, (units,) for a GRU.
     Call arguments:
-        final_state: nested tuple of [B, units] tensors, one tuple an encoder layer.
-        batch_size: scalar int, B.
+        final_state: nested tuple of [B, units] tensors, one tuple an encoder layer, or ().
+        context: [B, C] float, the fixed context.
     Returns:
         Nested tuple as `widths`, each leaf [B, width].
     Raises:
-        ValueError: "copy" between stacks of different depth or width.
+        ValueError: "copy" between stacks of different depth or width, or "dense" without last states.
     """
 
     def __init__(self, kind, widths, **kwargs):
@@ -31,24 +32,35 @@ class Bridge(keras.layers.Layer):
         self.widths = tuple(tuple(parts) for parts in widths)
         self.projections = [
             keras.layers.Dense(width, activation=None if part else "tanh", dtype=self.dtype_policy)
-            for parts in self.widths for part, width in enumerate(parts)] if kind == "dense" else []
+            for parts in self.widths for part, width in enumerate(parts)] if kind not in ("copy", "zero") else []
 
-    def call(self, final_state, batch_size):
+    def call(self, final_state, context):
         if self.kind == "copy":
-            received = tuple(tuple(part.shape[-1] for part in parts) for parts in final_state)
-            if received != self.widths:
-                raise ValueError(
-                    "bridge = \"copy\" needs an encoder state shaped as the decoder's: use the same cell, layers and "
-                    "width (a bidirectional encoder is twice as wide), or bridge = \"dense\". "
-                    f"Received: encoder {received}, decoder {self.widths}.")
-            return tuple(tuple(parts) for parts in final_state)
+            return self._copy(final_state)
         if self.kind == "zero":
-            leaves = iter(
-                [tf.zeros([batch_size, width], self.compute_dtype) for parts in self.widths for width in parts])
+            rows = tf.shape(context)[0]
+            leaves = iter([tf.zeros([rows, width], self.compute_dtype) for parts in self.widths for width in parts])
         else:
-            joined = tf.concat(tf.nest.flatten(final_state), -1)
-            leaves = iter([project(joined) for project in self.projections])
+            source = self._source(final_state, context)
+            leaves = iter([project(source) for project in self.projections])
         return tuple(tuple(next(leaves) for _ in parts) for parts in self.widths)
+
+    def _copy(self, final_state):
+        received = tuple(tuple(part.shape[-1] for part in parts) for parts in final_state)
+        if received != self.widths:
+            raise ValueError(
+                "bridge = \"copy\" needs an encoder state shaped as the decoder's: use the same cell, layers and "
+                "width (a bidirectional encoder is twice as wide unless merge_states is set), or bridge = \"dense\". "
+                f"Received: encoder {received}, decoder {self.widths}.")
+        return tuple(tuple(parts) for parts in final_state)
+
+    def _source(self, final_state, context):
+        if self.kind == "pooled" or (self.kind == "auto" and not final_state):
+            return context
+        if not final_state:
+            raise ValueError(
+                "bridge = \"dense\" needs an encoder with a last state; use bridge = \"pooled\". Received: none.")
+        return tf.concat(tf.nest.flatten(final_state), -1)
 
     def get_config(self):
         return {**super().get_config(), "kind": self.kind, "widths": self.widths}

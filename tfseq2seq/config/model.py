@@ -1,0 +1,345 @@
+"""The network's tables: `[model]`, and one table for each family of encoders and decoders."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import pydantic
+from pydantic import Discriminator, Field, Tag
+
+from tfseq2seq.config.table import PositiveInt, Rate, Table
+
+Size = Literal["tiny", "small", "base", "big"]
+
+# preset -> the keys it sets, a family each; keys of the recipe's own win. The Transformer's base and big are those of
+# Vaswani et al., 2017, table 3; the convolutional small is Gehring et al.'s for IWSLT and big theirs for WMT en-ro;
+# the recurrent base and big are of the depth and width of Luong et al., 2015, and Wu et al., 2016 (8 layers there).
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "recurrent encoder": {
+        "tiny": {"layers": 1, "units": 64}, "small": {"layers": 1, "units": 256},
+        "base": {"layers": 2, "units": 512}, "big": {"layers": 4, "units": 512}},
+    "recurrent decoder": {
+        "tiny": {"layers": 1, "units": 128}, "small": {"layers": 1, "units": 512},
+        "base": {"layers": 2, "units": 1024}, "big": {"layers": 4, "units": 1024}},
+    "convolutional": {
+        "tiny": {"layers": 2, "units": 128}, "small": {"layers": 4, "units": 256},
+        "base": {"layers": 8, "units": 512}, "big": {"layers": 20, "units": 512}},
+    "transformer": {
+        "tiny": {"layers": 2, "units": 128, "heads": 4, "feed_forward_units": 512},
+        "small": {"layers": 3, "units": 256, "heads": 4, "feed_forward_units": 1024},
+        "base": {"layers": 6, "units": 512, "heads": 8, "feed_forward_units": 2048},
+        "big": {"layers": 6, "units": 1024, "heads": 16, "feed_forward_units": 4096}},
+}
+PRESET_EMBEDDING_UNITS = {"tiny": 128, "small": 256, "base": 512, "big": 1024}
+
+
+class _Network(Table):
+    """A family's table: `preset` sets the sizes that the table does not."""
+
+    family: ClassVar[str]  # of PRESETS
+    preset: Size | None = None
+    units: PositiveInt = 256
+
+    @property
+    def output_units(self) -> int:
+        """Width of the memory."""
+        return self.units
+
+    @property
+    def state(self) -> tuple[str, int, int] | None:
+        """Cell, layers and width of the last state, which a decoder may copy; None where there is no state."""
+        return None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _expand_preset(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            return {**PRESETS[cls.family].get(str(values.get("preset")), {}), **values}
+        return values
+
+
+class _Recurrent(_Network):
+    cell: Literal["lstm", "gru"] = "lstm"
+    layers: PositiveInt = 1
+    units: PositiveInt = 256  # of each direction
+    residual: bool = False  # each layer of equal width adds its input to its output (Wu et al., 2016, section 3.1)
+    normalization: Literal["none", "layer", "rms"] = "none"  # of each layer's output
+    dropout: Rate = 0.1  # on the input of every layer and on the output
+    dropout_per_sequence: bool = False  # one mask for all steps (Gal & Ghahramani, 2016)
+
+
+class RecurrentEncoder(_Recurrent):
+    """A stack of LSTM or GRU layers, in one direction or both."""
+
+    family = "recurrent encoder"
+    kind: Literal["recurrent"] = "recurrent"
+    bidirectional: bool = True
+    merge_states: bool = False  # one linear layer makes the two directions' last states `units` wide
+    pooling: Literal["last", "mean", "max", "attentive"] = "last"  # the fixed context: h_T, or pooled outputs
+
+    @property
+    def output_units(self) -> int:
+        """Width of the memory."""
+        return self.units * (2 if self.bidirectional else 1)
+
+    @property
+    def state(self) -> tuple[str, int, int] | None:
+        """Cell, layers and width of the last state, which a decoder may copy."""
+        return (self.cell, self.layers, self.units if self.merge_states else self.output_units)
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if self.merge_states and not self.bidirectional:
+            raise ValueError(
+                "merge_states needs two directions: set bidirectional = true, or merge_states = false. "
+                "Received: bidirectional = false")
+        return self
+
+
+class ConvolutionalEncoder(_Network):
+    """Gated convolutions (Gehring et al., 2017)."""
+
+    family = "convolutional"
+    kind: Literal["convolutional"] = "convolutional"
+    layers: PositiveInt = 4
+    kernel_size: PositiveInt = 3  # steps, odd
+    max_positions: PositiveInt = 1024  # learned positions; longer sources are refused
+    pooling: Literal["mean", "max", "attentive"] = "mean"  # of the memory, to the fixed context
+    dropout: Rate = 0.1  # on the embeddings and on the input of every layer
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if self.kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size must be odd, so that it has a middle. Received: kernel_size={self.kernel_size}")
+        return self
+
+
+class _Transformer(_Network):
+    layers: PositiveInt = 6
+    units: PositiveInt = 512
+    heads: PositiveInt = 8  # units must be a multiple of it
+    feed_forward_units: PositiveInt = 2048
+    activation: Literal["relu", "gelu", "swish"] = "relu"
+    gated: bool = False  # the feed-forward layer as GLU: activation(x W) * (x V) (Shazeer, 2020)
+    norm: Literal["pre", "post"] = "pre"  # before each sublayer, or after its residual as Vaswani et al.
+    normalization: Literal["layer", "rms"] = "layer"
+    positions: Literal["sinusoidal", "learned", "relative", "rotary", "none"] = "sinusoidal"
+    max_positions: PositiveInt = 1024  # of learned positions
+    dropout: Rate = 0.1  # on the embeddings and on the output of every sublayer
+    attention_dropout: Rate = 0.0  # on the attention weights
+    feed_forward_dropout: Rate = 0.0  # inside the feed-forward layer, after the activation
+
+    @pydantic.model_validator(mode="after")
+    def _heads_fit(self):
+        if self.units % self.heads:
+            raise ValueError(
+                f"units must be a multiple of heads. Received: units={self.units}, heads={self.heads}")
+        if self.positions == "rotary" and self.units // self.heads % 2:
+            raise ValueError(
+                "positions = \"rotary\" turns pairs of units: units / heads must be even. "
+                f"Received: units={self.units}, heads={self.heads}")
+        return self
+
+
+class TransformerEncoder(_Transformer):
+    """Self-attention (Vaswani et al., 2017)."""
+
+    family = "transformer"
+    kind: Literal["transformer"] = "transformer"
+    pooling: Literal["mean", "max", "attentive"] = "mean"  # of the memory, to the fixed context
+
+class _Composed(Table):
+    encoders: list["Encoder"] = Field(min_length=2)
+
+
+class SequenceEncoder(_Composed):
+    """Each encoder reads what the one before it wrote."""
+
+    kind: Literal["sequence"] = "sequence"
+
+    @property
+    def output_units(self) -> int:
+        """Width of the memory."""
+        return self.encoders[-1].output_units
+
+    @property
+    def state(self) -> tuple[str, int, int] | None:
+        """The last encoder's."""
+        return self.encoders[-1].state
+
+    @property
+    def pooling(self) -> str:
+        """The last encoder's."""
+        return self.encoders[-1].pooling
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if any(encoder.kind == "parallel" for encoder in self.encoders):
+            raise ValueError(
+                "a parallel encoder reads several sources and can only stand outermost. Received: one in a sequence")
+        if any(encoder.pooling == "attentive" for encoder in self.encoders[:-1]):
+            raise ValueError(
+                "pooling = \"attentive\" would learn nothing in a sequence but in its last encoder, whose fixed context is "
+                "the whole's. Received: an earlier encoder with pooling = \"attentive\"")
+        return self
+
+
+class ParallelEncoder(_Composed):
+    """One encoder a source; the decoder attends to all of them. Needs `data.source_separator`."""
+
+    kind: Literal["parallel"] = "parallel"
+
+    @property
+    def output_units(self) -> int:
+        """Width of the memory."""
+        return self.encoders[0].output_units
+
+    @property
+    def state(self) -> tuple[str, int, int] | None:
+        """The first one's, which tells whether there are any; None where an encoder has none."""
+        return self.encoders[0].state if all(encoder.state for encoder in self.encoders) else None
+
+    @property
+    def pooling(self) -> str:
+        """"attentive" where any encoder's is."""
+        return "attentive" if any(encoder.pooling == "attentive" for encoder in self.encoders) else "mean"
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if any(encoder.kind == "parallel" for encoder in self.encoders):
+            raise ValueError("a parallel encoder cannot hold another one: name all encoders in one list")
+        widths = [encoder.output_units for encoder in self.encoders]
+        if len(set(widths)) > 1:
+            raise ValueError(
+                "parallel encoders must write memories of one width (a bidirectional encoder's is twice its "
+                f"units), as the decoder attends to all at once. Received widths: {', '.join(map(str, widths))}")
+        return self
+
+
+class _RecurrentDecoder(_Recurrent):
+    units: PositiveInt = 512
+    # How the encoder's last state becomes the decoder's first; auto: dense from a recurrent encoder, else pooled.
+    bridge: Literal["auto", "dense", "copy", "pooled", "zero"] = "auto"
+
+
+class RecurrentDecoder(_RecurrentDecoder):
+    """A stack of LSTM or GRU layers that reads one fixed context at every step."""
+
+    family = "recurrent decoder"
+    kind: Literal["recurrent"] = "recurrent"
+
+
+class AttentionalDecoder(_RecurrentDecoder):
+    """A stack of LSTM or GRU layers that attends to the source."""
+
+    family = "recurrent decoder"
+    kind: Literal["attentional"] = "attentional"
+    attention: Literal[
+        "additive", "normed_additive", "dot", "scaled_dot", "general", "concat", "multi_head"] = "general"
+    heads: PositiveInt = 4  # of multi_head
+    input_feeding: bool = False  # Luong et al., 2015, section 3.3; costs a loop over target steps
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if self.attention == "multi_head" and self.units % self.heads:
+            raise ValueError(
+                "attention = \"multi_head\" needs units that are a multiple of heads. "
+                f"Received: units={self.units}, heads={self.heads}")
+        return self
+
+
+class TransformerDecoder(_Transformer):
+    """Causal self-attention and attention to the source (Vaswani et al., 2017)."""
+
+    family = "transformer"
+    kind: Literal["transformer"] = "transformer"
+
+
+def _kind(default: str):
+    """Reads the tag of a table that may leave out its kind."""
+    return lambda table: table.get("kind", default) if isinstance(table, dict) else getattr(table, "kind", None)
+
+
+Encoder = Annotated[
+    Annotated[RecurrentEncoder, Tag("recurrent")] | Annotated[ConvolutionalEncoder, Tag("convolutional")]
+    | Annotated[TransformerEncoder, Tag("transformer")] | Annotated[SequenceEncoder, Tag("sequence")]
+    | Annotated[ParallelEncoder, Tag("parallel")],
+    Discriminator(_kind("recurrent"))]
+Decoder = Annotated[
+    Annotated[RecurrentDecoder, Tag("recurrent")] | Annotated[AttentionalDecoder, Tag("attentional")]
+    | Annotated[TransformerDecoder, Tag("transformer")],
+    Discriminator(_kind("attentional"))]
+SequenceEncoder.model_rebuild()
+ParallelEncoder.model_rebuild()
+
+
+class Model(Table):
+    """The network."""
+
+    preset: Size | None = None  # for both sides and embedding_units, where these say nothing themselves
+    embedding_units: PositiveInt = 256
+    # "source_target" one table for both inputs; "target_output" target table = output matrix; "all" both of it.
+    share_embeddings: Literal["none", "source_target", "target_output", "all"] = "none"
+    # Embeddings times sqrt(embedding_units) (Vaswani et al., 2017, section 3.4); default: where a Transformer reads.
+    scale_embeddings: bool | None = None
+    encoder: Encoder = RecurrentEncoder()
+    decoder: Decoder = AttentionalDecoder()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _expand_preset(cls, values: Any) -> Any:
+        preset = values.get("preset") if isinstance(values, dict) else None
+        if preset not in PRESET_EMBEDDING_UNITS:
+            return values
+        values = {"embedding_units": PRESET_EMBEDDING_UNITS[preset], "encoder": {}, "decoder": {}, **values}
+        for side in ("encoder", "decoder"):
+            table = values[side]
+            if isinstance(table, dict) and table.get("kind") not in ("sequence", "parallel"):
+                values[side] = {"preset": preset, **table}
+        return values
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        encoder, decoder = self.encoder, self.decoder
+        if decoder.kind == "attentional" and decoder.attention in ("dot", "scaled_dot"):
+            if encoder.output_units != decoder.units:
+                raise ValueError(
+                    f"decoder.attention = \"{decoder.attention}\" needs encoder states as wide as the decoder's: set "
+                    f"decoder.units to {encoder.output_units}, or use \"general\". Received: encoder "
+                    f"{encoder.output_units} wide, decoder {decoder.units}")
+        bridge = getattr(decoder, "bridge", "zero")
+        if bridge in ("copy", "dense") and encoder.state is None:
+            raise ValueError(
+                f"decoder.bridge = \"{bridge}\" needs an encoder with a last state, a recurrent one; or use "
+                f"\"pooled\". Received: encoder.kind = \"{encoder.kind}\"")
+        received = None if decoder.kind == "transformer" else (decoder.cell, decoder.layers, decoder.units)
+        if bridge == "copy" and encoder.state != received:
+            raise ValueError(
+                "decoder.bridge = \"copy\" needs the same cell, layers and width on both sides (a bidirectional "
+                "encoder is twice as wide unless merge_states is set); or use \"dense\". "
+                f"Received: encoder {encoder.state}, decoder {received}")
+        reads_context = decoder.kind == "recurrent" or bridge == "pooled" or (
+            bridge == "auto" and encoder.state is None)
+        if encoder.pooling == "attentive" and not reads_context:
+            raise ValueError(
+                "pooling = \"attentive\" would learn nothing, as no decoder reads the fixed context: use it with the "
+                "recurrent decoder or bridge = \"pooled\". "
+                f"Received: decoder.kind = \"{decoder.kind}\", bridge = \"{bridge}\"")
+        return self
+
+
+def longest(table: Any) -> int | None:
+    """Most steps that an encoder or decoder can read: the least of its learned positions, or None."""
+    if hasattr(table, "encoders"):
+        limits = [limit for limit in map(longest, table.encoders) if limit is not None]
+        return min(limits, default=None)
+    learned = table.kind == "convolutional" or getattr(table, "positions", None) == "learned"
+    return table.max_positions if learned else None
+
+
+def reads_transformer(table: Any) -> bool:
+    """Whether a Transformer reads the embeddings of an encoder's or decoder's side."""
+    if table.kind == "sequence":
+        return reads_transformer(table.encoders[0])
+    if table.kind == "parallel":
+        return all(map(reads_transformer, table.encoders))
+    return table.kind == "transformer"

@@ -1,0 +1,144 @@
+"""A whole recipe: its top level, and the tables of data, training, decoding and export."""
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from tfseq2seq.config.model import Model, longest
+from tfseq2seq.config.table import NonNegative, PositiveInt, Rate, Table
+
+
+class Tokenizer(Table):
+    """How one side's text becomes ids."""
+
+    kind: Literal["unigram", "bpe", "characters", "bytes", "words"] = "unigram"
+    vocabulary_size: Annotated[int, Field(ge=8)] = 8000  # an upper bound for characters and words; bytes have 260
+    case: Literal["keep", "lower", "upper"] = "keep"  # applied in the graph, before encoding
+
+
+class Data(Table):
+    """Where the pairs come from, and what is done to them before training.
+
+    Name exactly one of `corpus` (a data set that `pipelines.sources` can obtain), `folder` (holding
+    train, valid and test files) or `train` (with `valid`, and `test` if there is one).
+    """
+
+    corpus: str | None = None
+    pair: str | None = None  # languages of the corpus, as "en-fr"
+    folder: str | None = None
+    train: str | list[str] | None = None  # one .tsv/.jsonl file, or [source file, target file]
+    valid: str | list[str] | None = None
+    test: str | list[str] | None = None
+    source_tokenizer: Tokenizer = Tokenizer()
+    target_tokenizer: Tokenizer = Tokenizer()
+    share_tokenizer: bool = False  # one vocabulary for both sides, trained on both
+    source_separator: str | None = Field(None, min_length=1)  # between the sources of one line, as "|||"
+    max_source_length: PositiveInt = 128  # tokens, end token included; longer pairs are left out of training
+    max_target_length: PositiveInt = 128
+    filter: bool = True  # drop what `check` calls broken: empty, badly-ratioed, control characters, leaked
+    batch_tokens: PositiveInt = 4096  # padded tokens of the wider side in one global batch
+    num_lengths: PositiveInt = 4  # distinct padded lengths a side: each pair of lengths is one trace
+
+
+class Train(Table):
+    """How the weights are found."""
+
+    steps: PositiveInt = 10_000
+    max_minutes: Annotated[float, Field(gt=0)] | None = None  # stop early, with an evaluation, after this long
+    evaluate_every: PositiveInt = 500  # steps; checkpoints and the metric come at this pace
+    checkpoint_every: PositiveInt | None = None  # steps; default: evaluate_every
+    keep_checkpoints: PositiveInt = 3
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # the peak; for noam the factor
+    schedule: Literal["constant", "inverse_square_root", "noam", "linear", "cosine"] = "inverse_square_root"
+    warmup_steps: Annotated[int, Field(ge=0)] = 500
+    label_smoothing: Rate = 0.1
+    clip_norm: NonNegative = 1.0  # largest global gradient norm; 0 turns clipping off
+    metric: str | None = None  # what chooses the best checkpoint; default: the task's own
+    patience: PositiveInt | None = None  # evaluations without a better metric before training stops
+    valid_lines: PositiveInt = 1000  # held-out lines decoded at each evaluation
+    replicas: PositiveInt | None = None  # default: every visible device
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    jit_compile: bool = False
+    seed: Annotated[int, Field(ge=0)] = 1
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if self.schedule in ("noam", "inverse_square_root") and self.warmup_steps < 1:
+            raise ValueError(
+                f"schedule = \"{self.schedule}\" needs warmup_steps of at least 1. Received: {self.warmup_steps}")
+        if self.schedule in ("linear", "cosine") and self.steps <= self.warmup_steps:
+            raise ValueError(
+                f"schedule = \"{self.schedule}\" needs more steps than warmup_steps; set both. "
+                f"Received: steps={self.steps}, warmup_steps={self.warmup_steps}")
+        return self
+
+
+class Decode(Table):
+    """How hypotheses are searched and ranked."""
+
+    beam_size: Annotated[int, Field(ge=1, le=256)] = 4
+    num_hypotheses: PositiveInt = 1  # answers a source, at most beam_size
+    length_penalty: NonNegative = 0.6  # alpha, Wu et al., 2016, eq. 14; 0 turns it off
+    max_length: PositiveInt = 128  # target tokens, end token included
+    min_length: PositiveInt = 1  # target tokens, end token included
+    batch_tokens: PositiveInt = 4096  # padded source tokens decoded at once by evaluate and predict
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if self.num_hypotheses > self.beam_size:
+            raise ValueError(
+                f"num_hypotheses must be at most beam_size. Received: num_hypotheses={self.num_hypotheses}, "
+                f"beam_size={self.beam_size}")
+        if self.min_length > self.max_length:
+            raise ValueError(
+                f"min_length must be at most max_length. Received: min_length={self.min_length}, "
+                f"max_length={self.max_length}")
+        return self
+
+
+class Export(Table):
+    """What the SavedModel holds."""
+
+    num_hypotheses: PositiveInt = 4  # width of the answers of serving_default, at most decode.beam_size
+    max_source_length: PositiveInt = 256  # tokens; longer requests are cut here
+    check_lines: PositiveInt = 32  # held-out lines replayed through checkpoint and SavedModel
+
+
+class Run(Table):
+    """A whole recipe: the top level of the TOML file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    task: str = "translation"
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    decode: Decode = Decode()
+    export: Export = Export()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if self.model.share_embeddings in ("source_target", "all") and not self.data.share_tokenizer:
+            raise ValueError(
+                "model.share_embeddings = \"" + self.model.share_embeddings + "\" needs data.share_tokenizer = true: "
+                "one table can only serve one vocabulary. Received: share_tokenizer = false")
+        several = self.data.source_separator is not None
+        if several != (self.model.encoder.kind == "parallel"):
+            raise ValueError(
+                "data.source_separator and model.encoder.kind = \"parallel\" belong together: one says where a line is "
+                "cut into sources, the other reads them. Received: source_separator = "
+                f"{self.data.source_separator!r}, encoder.kind = \"{self.model.encoder.kind}\"")
+        for side, table, lengths in (
+                ("encoder", self.model.encoder, (self.data.max_source_length, self.export.max_source_length)),
+                ("decoder", self.model.decoder, (self.data.max_target_length, self.decode.max_length))):
+            limit = longest(table)
+            if limit is not None and limit < max(lengths):
+                raise ValueError(
+                    f"model.{side}.max_positions must reach the longest {side} input, {max(lengths)} tokens (data, "
+                    f"decode and export set them). Received: max_positions = {limit}")
+        if self.export.num_hypotheses > self.decode.beam_size:
+            raise ValueError(
+                "export.num_hypotheses must be at most decode.beam_size. Received: "
+                f"export.num_hypotheses={self.export.num_hypotheses}, decode.beam_size={self.decode.beam_size}")
+        return self

@@ -1,0 +1,64 @@
+"""What the recurrent decoders share: the stack of cells, its first state, and the loop over steps."""
+
+import keras
+import tensorflow as tf
+
+from tfseq2seq.layers.bridge import Bridge
+from tfseq2seq.layers.recurrent import CELLS
+from tfseq2seq.layers.stack import Stack
+
+
+class StackedDecoder(keras.layers.Layer):
+    """A stack of LSTM or GRU layers; a subclass says what it reads and what comes out.
+
+    Works on vectors: the embedding before and the output layer after belong to the model.
+
+    Args:
+        cell: "lstm" or "gru".
+        layers: Number of layers, at least 1.
+        units: Width of each layer.
+        residual, normalization, dropout, dropout_per_sequence: See `Stack`; the last dropout is on the output.
+        bridge: "auto", "dense", "copy", "pooled" or "zero", see `Bridge`.
+        output_units: Width of the output; the default is the subclass's.
+    """
+
+    def __init__(
+        self, cell="lstm", layers=1, units=512, residual=False, normalization="none", dropout=0.0,
+        dropout_per_sequence=False, bridge="auto", output_units=None, **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.cell, self.layers, self.units = cell, layers, units
+        self.bridge_kind, self.output_units = bridge, output_units
+        policy = self.dtype_policy
+        self.cells = [CELLS[cell](units, name=f"cell_{i}", dtype=policy) for i in range(layers)]
+        self.stack = Stack(layers, residual, normalization, dropout, dropout_per_sequence, dtype=policy)
+        parts = 2 if cell == "lstm" else 1
+        self.bridge = Bridge(bridge, [(units,) * parts] * layers, dtype=policy)
+        self.supports_masking = True
+        self.built = True  # the parts build themselves when they are first used
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: the mask is an argument; Keras would hang it on tensors unseen."""
+        return None
+
+    def run(self, hidden, state, training):
+        """The stack over all steps: [B, T, X] to [B, T, units]."""
+        for i, cell in enumerate(self.cells):
+            # Padding stands after the last real step, so no real step needs a mask here.
+            output, _ = cell(self.stack.before(i, hidden, training), initial_state=state[i], training=training)
+            hidden = self.stack.after(i, hidden, output)
+        return hidden
+
+    def run_step(self, hidden, state, training, noises):
+        """The stack at one step: [N, X] to [N, units], and the next state."""
+        next_state = []
+        for i, cell in enumerate(self.cells):
+            output, cell_state = cell.step(self.stack.before(i, hidden, training, noises[i]), state[i])
+            hidden = self.stack.after(i, hidden, output)
+            next_state.append(cell_state)
+        return hidden, tuple(next_state)
+
+    def get_config(self):
+        return {
+            **super().get_config(), **self.stack.settings(), "cell": self.cell, "layers": self.layers,
+            "units": self.units, "bridge": self.bridge_kind, "output_units": self.output_units}

@@ -1,0 +1,45 @@
+"""What all encoders share."""
+
+import keras
+
+from tfseq2seq.layers.pooling import Pooling
+from tfseq2seq.structures import PAD
+
+
+class Encoder(keras.layers.Layer):
+    """Reads a source: `call(source, mask, training) -> EncoderOutput`.
+
+    A subclass has `output_units`, the width of its memory. Its memory is 0 on padding, and padding changes no real
+    value of it. Attributes and arguments that its table of the recipe names have the same names here.
+
+    Call arguments:
+        source: [B, S, X] float, embedded source.
+        mask: [B, S] bool, True on real steps; padding stands at the end of a row. A row may be all padding.
+        training: Whether dropout is on.
+    Returns:
+        `EncoderOutput` with a memory of S' steps.
+    """
+
+    def __init__(self, pooling, **kwargs):
+        super().__init__(**kwargs)
+        self.pooling = pooling
+        self.pool = None if pooling == "last" else Pooling(pooling, name="pool", dtype=self.dtype_policy)
+        self.supports_masking = True
+        self.built = True  # the parts build themselves when they are first used
+
+    def compute_mask(self, source, previous_mask):
+        """None: the mask is part of the output; Keras would hang it on tensors unseen."""
+        return None
+
+    def read(self, ids, embed, training=False):
+        """The source from its ids.
+
+        Args:
+            ids: [B, S] int32, ended by EOS, then PAD.
+            embed: [B, S] ids to [B, S, X] vectors.
+            training: Whether dropout is on.
+        """
+        return self(embed(ids), mask=ids != PAD, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "pooling": self.pooling}

@@ -1,0 +1,58 @@
+"""The gated convolution."""
+
+import keras
+import tensorflow as tf
+
+from tfseq2seq.layers.dropout import Dropout
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class GatedConvolution(keras.layers.Layer):
+    """(GLU(conv(x)) + x) * sqrt(0.5), GLU([a; b]) = a * sigmoid(b).
+
+    (Gehring et al., 2017, arXiv:1705.03122, section 3.2; the GLU is Dauphin et al.'s, 2017.) Weights start with
+    variance 4 (1 - dropout) / fan_in, which keeps the variance of the activations (section 3.5 of the paper).
+
+    Args:
+        kernel_size: Steps that each output sees, odd, itself in the middle.
+        dropout: Share of the inputs set to 0 in training, in [0, 1).
+    Call arguments:
+        inputs: [B, S, D] float, 0 on padding.
+        mask: [B, S] bool, True on real steps.
+        training: Whether dropout is on.
+    Returns:
+        [B, S, D] float, 0 on padding.
+    Raises:
+        ValueError: `kernel_size` is even.
+    """
+
+    def __init__(self, kernel_size, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(
+                f"GatedConvolution needs an odd kernel_size, with a middle. Received: kernel_size={kernel_size}.")
+        self.kernel_size, self.dropout = kernel_size, dropout
+        self.supports_masking = True
+        self.drop = Dropout(dropout, dtype=self.dtype_policy)
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: the mask is an argument; Keras would hang it on tensors unseen."""
+        return None
+
+    def build(self, inputs_shape):
+        width = inputs_shape[-1]
+        deviation = (4 * (1 - self.dropout) / (self.kernel_size * width)) ** 0.5
+        self.kernel = self.add_weight(
+            name="kernel", shape=(self.kernel_size, width, 2 * width),
+            initializer=keras.initializers.RandomNormal(stddev=deviation))
+        self.bias = self.add_weight(name="bias", shape=(2 * width,), initializer="zeros")
+
+    def call(self, inputs, mask, training=False):
+        kernel = tf.convert_to_tensor(self.kernel)
+        hidden = tf.nn.conv1d(self.drop(inputs, training=training), kernel, stride=1, padding="SAME")
+        linear, gate = tf.split(tf.nn.bias_add(hidden, tf.convert_to_tensor(self.bias)), 2, -1)
+        output = (linear * tf.sigmoid(gate) + inputs) * 0.5**0.5
+        return output * tf.cast(mask, output.dtype)[:, :, None]
+
+    def get_config(self):
+        return {**super().get_config(), "kernel_size": self.kernel_size, "dropout": self.dropout}

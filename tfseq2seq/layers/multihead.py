@@ -1,0 +1,128 @@
+"""Multi-head attention: projections on rows, and the attention between them."""
+
+import keras
+import tensorflow as tf
+
+from tfseq2seq.layers.dropout import Dropout
+from tfseq2seq.layers.linear import Linear
+
+MASKED = -1e9  # added to the score of what must not be seen; finite, so that a row of padding stays finite
+
+
+def padding_bias(mask):
+    """[B, S] bool, True on real steps, to the [B, 1, 1, S] float32 that is added to scores."""
+    return tf.where(mask, 0.0, MASKED)[:, None, None]
+
+
+def causal_bias(length):
+    """[1, 1, T, T] float32, added to scores so that no step sees a later one."""
+    return tf.where(tf.linalg.band_part(tf.ones([length, length], tf.bool), -1, 0), 0.0, MASKED)[None, None]
+
+
+def split_heads(vectors, heads):
+    """[B, T, heads * D] -> [B, heads, T, D]."""
+    shape = tf.shape(vectors)
+    return tf.transpose(
+        tf.reshape(vectors, [shape[0], shape[1], heads, vectors.shape[-1] // heads]), [0, 2, 1, 3])
+
+
+def join_heads(vectors):
+    """[B, heads, T, D] -> [B, T, heads * D]."""
+    shape, width = tf.shape(vectors), vectors.shape[1] * vectors.shape[3]
+    return tf.reshape(tf.transpose(vectors, [0, 2, 1, 3]), [shape[0], shape[2], width])
+
+
+def attend(query, keys, values, bias, dropout=None, training=False):
+    """softmax(Q K^T / sqrt(D) + bias) V in each head (Vaswani et al., 2017, arXiv:1706.03762, eq. 1).
+
+    Args:
+        query: [B, heads, T, D] float.
+        keys: [B, heads, S, D] float.
+        values: [B, heads, S, D] float.
+        bias: [B or 1, heads or 1, T or 1, S] float32.
+        dropout: `Dropout` of the weights, or None.
+        training: Whether dropout is on.
+    Returns:
+        [B, heads, T, D] and the weights [B, heads, T, S] float32 before dropout.
+    """
+    scores = tf.matmul(query * query.shape[-1] ** -0.5, keys, transpose_b=True)  # [B, heads, T, S]
+    weights = tf.nn.softmax(tf.cast(scores, tf.float32) + bias)
+    used = tf.cast(weights, values.dtype)
+    if dropout is not None:
+        used = dropout(used, training=training)
+    return tf.matmul(used, values), weights
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class SelfAttention(keras.layers.Layer):
+    """The projections of attention within one sequence: rows to queries, keys and values, and their mix to rows.
+
+    Args:
+        units: Width, a multiple of `heads`.
+        heads: Number of heads.
+        dropout: Share of the attention weights set to 0 in training, in [0, 1).
+    """
+
+    def __init__(self, units, heads, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.heads, self.dropout = units, heads, dropout
+        self.query_key_value = Linear(3 * units, parts=3, name="query_key_value", dtype=self.dtype_policy)
+        self.output_projection = Linear(units, name="output_projection", dtype=self.dtype_policy)
+        self.drop = Dropout(dropout, dtype=self.dtype_policy)
+        self.built = True  # the parts build themselves when they are first used
+
+    def project(self, rows):
+        """[R, units] -> [R, 3 * units], queries, keys and values side by side."""
+        return self.query_key_value(rows)
+
+    def split(self, projected):
+        """[B, T, 3 * units] -> query, keys and values, each [B, heads, T, D]."""
+        shape = tf.shape(projected)
+        parts = tf.reshape(projected, [shape[0], shape[1], 3, self.heads, self.units // self.heads])
+        return tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
+
+    def attend(self, query, keys, values, bias, training=False):
+        """As the function `attend`, with heads joined: [B, T, units] and weights."""
+        mixed, weights = attend(query, keys, values, bias, self.drop, training)
+        return join_heads(mixed), weights
+
+    def output(self, rows):
+        """[R, units] -> [R, units], the mix of the heads."""
+        return self.output_projection(rows)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "heads": self.heads, "dropout": self.dropout}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class CrossAttention(keras.layers.Layer):
+    """The projections of attention from one sequence to another, whose keys and values are made once.
+
+    Arguments as `SelfAttention`.
+    """
+
+    def __init__(self, units, heads, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.heads, self.dropout = units, heads, dropout
+        self.query = Linear(units, name="query", dtype=self.dtype_policy)
+        self.key_value = Linear(2 * units, parts=2, name="key_value", dtype=self.dtype_policy)
+        self.output_projection = Linear(units, name="output_projection", dtype=self.dtype_policy)
+        self.drop = Dropout(dropout, dtype=self.dtype_policy)
+        self.built = True  # the parts build themselves when they are first used
+
+    def project(self, rows, steps):
+        """Rows [R, E] of the source, and its `RealSteps`, to keys and values, each [B, heads, S, D]."""
+        keys, values = tf.split(steps.unpack(self.key_value(rows)), 2, -1)
+        return split_heads(keys, self.heads), split_heads(values, self.heads)
+
+    def attend(self, query, keys, values, bias, training=False):
+        """[B, T, units] queries to their mix [B, T, units] and weights [B, heads, T, S]."""
+        mixed, weights = attend(split_heads(query, self.heads), keys, values, bias, self.drop, training)
+        return join_heads(mixed), weights
+
+    def output(self, rows):
+        """[R, units] -> [R, units], the mix of the heads."""
+        return self.output_projection(rows)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "heads": self.heads, "dropout": self.dropout}

@@ -1,0 +1,258 @@
+"""The Transformer's layers, on the rows of real steps."""
+
+import keras
+import tensorflow as tf
+
+from tfseq2seq.layers.dropout import Dropout
+from tfseq2seq.layers.linear import Linear
+from tfseq2seq.layers.multihead import CrossAttention, SelfAttention
+from tfseq2seq.layers.normalization import NORMALIZATIONS
+from tfseq2seq.layers.positions import LearnedPositions, RelativeBias, rotate, sinusoids
+
+ACTIVATIONS = {"relu": tf.nn.relu, "gelu": tf.nn.gelu, "swish": tf.nn.silu}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class FeedForward(keras.layers.Layer):
+    """activation(x W_1 + b_1) W_2 + b_2 (Vaswani et al., 2017, arXiv:1706.03762, eq. 2).
+
+    Gated: (activation(x W_1 + b_1) * (x V + c)) W_2 + b_2 (Shazeer, 2020, arXiv:2002.05202, eq. 6).
+
+    Args:
+        units: Width of the output.
+        inner_units: Width between the two maps.
+        activation: "relu", "gelu" (exact) or "swish".
+        gated: Whether the inner values are gated.
+        dropout: Share of the inner values set to 0 in training, in [0, 1).
+    Call arguments:
+        rows: [R, units] float.
+        training: Whether dropout is on.
+    Returns:
+        [R, units] float.
+    """
+
+    def __init__(self, units, inner_units, activation="relu", gated=False, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.inner_units = units, inner_units
+        self.activation, self.gated, self.dropout = activation, gated, dropout
+        policy, parts = self.dtype_policy, 2 if gated else 1
+        self.expand = Linear(parts * inner_units, parts=parts, name="expand", dtype=policy)
+        self.contract = Linear(units, name="contract", dtype=policy)
+        self.drop = Dropout(dropout, dtype=policy)
+
+    def call(self, rows, training=False):
+        inner = self.expand(rows)
+        activate = ACTIVATIONS[self.activation]
+        if self.gated:
+            gate, linear = tf.split(inner, 2, -1)
+            inner = activate(gate) * linear
+        else:
+            inner = activate(inner)
+        return self.contract(self.drop(inner, training=training))
+
+    def get_config(self):
+        return {
+            **super().get_config(), "units": self.units, "inner_units": self.inner_units,
+            "activation": self.activation, "gated": self.gated, "dropout": self.dropout}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class Residual(keras.layers.Layer):
+    """The connection around a sublayer f.
+
+    "pre": x + dropout(f(normalize(x))) (Xiong et al., 2020, arXiv:2002.04745); "post": normalize(x + dropout(f(x)))
+    (Vaswani et al., 2017, section 5.4).
+
+    Args:
+        norm: "pre" or "post".
+        normalization: "layer" or "rms".
+        dropout: Share of f's output set to 0 in training, in [0, 1).
+    """
+
+    def __init__(self, norm="pre", normalization="layer", dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.norm, self.normalization, self.dropout = norm, normalization, dropout
+        self.normalize = NORMALIZATIONS[normalization](dtype=self.dtype_policy)
+        self.drop = Dropout(dropout, dtype=self.dtype_policy)
+        self.built = True  # the parts build themselves when they are first used
+
+    def before(self, rows):
+        """What f reads."""
+        return self.normalize(rows) if self.norm == "pre" else rows
+
+    def after(self, rows, output, training):
+        """x and f's output, joined."""
+        joined = rows + self.drop(output, training=training)
+        return joined if self.norm == "pre" else self.normalize(joined)
+
+    def get_config(self):
+        return {
+            **super().get_config(), "norm": self.norm, "normalization": self.normalization, "dropout": self.dropout}
+
+
+class TransformerLayer(keras.layers.Layer):
+    """One layer of the encoder, or with `cross_attention` of the decoder; each sublayer stands in a `Residual`.
+
+    Args:
+        units: Width.
+        heads: Number of heads; divides units.
+        feed_forward_units: Width inside the feed-forward layer.
+        activation, gated: See `FeedForward`.
+        norm, normalization: See `Residual`.
+        rotary: Whether queries and keys of the self-attention are turned by their positions.
+        cross_attention: Whether the layer looks at the source.
+        dropout, attention_dropout, feed_forward_dropout: Shares set to 0 in training, in [0, 1).
+    """
+
+    def __init__(
+        self, units, heads, feed_forward_units, activation="relu", gated=False, norm="pre", normalization="layer",
+        rotary=False, cross_attention=False, dropout=0.0, attention_dropout=0.0, feed_forward_dropout=0.0, **kwargs,
+    ):
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.rotary = rotary
+
+        def residual(name):
+            return Residual(norm, normalization, dropout, name=f"{name}_residual", dtype=policy)
+
+        self.self_attention = SelfAttention(units, heads, attention_dropout, name="self_attention", dtype=policy)
+        self.self_residual = residual("self_attention")
+        self.cross_attention = self.cross_residual = None
+        if cross_attention:
+            self.cross_attention = CrossAttention(
+                units, heads, attention_dropout, name="cross_attention", dtype=policy)
+            self.cross_residual = residual("cross_attention")
+        self.feed_forward = FeedForward(
+            units, feed_forward_units, activation, gated, feed_forward_dropout, name="feed_forward", dtype=policy)
+        self.feed_residual = residual("feed_forward")
+        self.built = True  # the parts build themselves when they are first used
+
+    def read(self, rows, steps, bias, positions, memory=None, memory_bias=None, training=False):
+        """All steps at once.
+
+        Args:
+            rows: [R, units] float, the real steps.
+            steps: `RealSteps` of the sequence.
+            bias: added to the scores of the self-attention, see `attend`.
+            positions: [T] int32.
+            memory: keys and values of the source, each [B, heads, S, D].
+            memory_bias: [B, 1, 1, S] float32.
+            training: Whether dropout is on.
+        Returns:
+            rows [R, units], and the weights on the source [B, heads, T, S] float32, or None.
+        """
+        projected = self.self_attention.project(self.self_residual.before(rows))
+        query, keys, values = self._turn(*self.self_attention.split(steps.unpack(projected)), positions)
+        mixed, weights = self.self_attention.attend(query, keys, values, bias, training)
+        rows = self.self_residual.after(rows, self.self_attention.output(steps.pack(mixed)), training)
+        weights = None
+        if self.cross_attention is not None:
+            query = steps.unpack(self.cross_attention.query(self.cross_residual.before(rows)))
+            mixed, weights = self.cross_attention.attend(query, *memory, memory_bias, training)
+            rows = self.cross_residual.after(rows, self.cross_attention.output(steps.pack(mixed)), training)
+        return self._feed(rows, training), weights
+
+    def step(self, rows, cache, bias, position, memory, memory_bias, training=False):
+        """One step of N = B * K hypotheses, those of one source side by side.
+
+        Args:
+            rows: [N, units] float.
+            cache: keys and values of the steps before, each [N, heads, t, D].
+            bias: [1, heads or 1, 1, t + 1] float32, added to the scores of the self-attention.
+            position: scalar int32, t.
+            memory: keys and values of the source, each [B, heads, S, D].
+            memory_bias: [B, 1, 1, S] float32.
+            training: Whether dropout is on.
+        Returns:
+            rows [N, units], the cache with this step, weights on the source [B, heads, K, S] float32.
+        """
+        projected = self.self_attention.project(self.self_residual.before(rows))
+        query, keys, values = self._turn(*self.self_attention.split(projected[:, None]), position[None])
+        cache = tuple(tf.concat(pair, 2) for pair in zip(cache, (keys, values), strict=True))
+        mixed, _ = self.self_attention.attend(query, *cache, bias, training)
+        rows = self.self_residual.after(rows, self.self_attention.output(mixed[:, 0]), training)
+        num_rows, num_sources = tf.shape(rows)[0], tf.shape(memory[0])[0]
+        query = self.cross_attention.query(self.cross_residual.before(rows))
+        beam = num_rows // tf.maximum(num_sources, 1)  # 0 sources have 0 rows
+        mixed, weights = self.cross_attention.attend(
+            tf.reshape(query, [num_sources, beam, query.shape[-1]]), *memory, memory_bias, training)
+        mixed = tf.reshape(mixed, [num_rows, query.shape[-1]])
+        rows = self.cross_residual.after(rows, self.cross_attention.output(mixed), training)
+        return self._feed(rows, training), cache, weights
+
+    def _turn(self, query, keys, values, positions):
+        if self.rotary:
+            query, keys = rotate(query, positions), rotate(keys, positions)
+        return query, keys, values
+
+    def _feed(self, rows, training):
+        output = self.feed_forward(self.feed_residual.before(rows), training=training)
+        return self.feed_residual.after(rows, output, training)
+
+
+class TransformerStack(keras.layers.Layer):
+    """What encoder and decoder share: the way in, the layers, the last normalization.
+
+    Args:
+        layers: Number of layers, at least 1.
+        positions: "sinusoidal", "learned", "relative", "rotary" or "none", see `layers.positions`.
+        max_positions: Number of learned positions.
+        causal: Whether no step sees a later one.
+        All others: See `TransformerLayer`.
+    """
+
+    def __init__(
+        self, layers, units, heads, feed_forward_units, activation="relu", gated=False, norm="pre",
+        normalization="layer", positions="sinusoidal", max_positions=1024, causal=False, dropout=0.0,
+        attention_dropout=0.0, feed_forward_dropout=0.0, **kwargs,
+    ):
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.layers, self.units, self.heads = layers, units, heads
+        self.positions, self.causal, self.norm = positions, causal, norm
+        self.settings = {
+            "layers": layers, "units": units, "heads": heads, "feed_forward_units": feed_forward_units,
+            "activation": activation, "gated": gated, "norm": norm, "normalization": normalization,
+            "positions": positions, "max_positions": max_positions, "dropout": dropout,
+            "attention_dropout": attention_dropout, "feed_forward_dropout": feed_forward_dropout}
+        self.remove_padding = True  # see `RealSteps`; a model that XLA compiles turns it off
+        self.drop = Dropout(dropout, dtype=policy)
+        self.learned = LearnedPositions(
+            max_positions, units, name="positions", dtype=policy) if positions == "learned" else None
+        self.relative = RelativeBias(
+            heads, not causal, name="relative_bias", dtype=policy) if positions == "relative" else None
+        self.blocks = [
+            TransformerLayer(
+                units, heads, feed_forward_units, activation, gated, norm, normalization, positions == "rotary",
+                causal, dropout, attention_dropout, feed_forward_dropout, name=f"layer_{i}", dtype=policy)
+            for i in range(layers)]
+        # Post-norm layers end in a normalization of their own.
+        self.normalize = NORMALIZATIONS[normalization](name="normalize", dtype=policy) if norm == "pre" else None
+
+    def build(self, inputs_shape):
+        width = inputs_shape[-1]
+        self.enter = Linear(self.units, name="enter", dtype=self.dtype_policy) if width != self.units else None
+
+    def begin(self, inputs, positions, training):
+        """[B, T, X] embedded steps to [B, T, units], with their positions [T] where these are added."""
+        if not self.built:
+            self.build(inputs.shape)
+            self.built = True
+        hidden = tf.cast(inputs, self.compute_dtype)
+        if self.enter is not None:
+            hidden = self.enter(hidden)
+        if self.positions == "sinusoidal":
+            hidden += tf.cast(sinusoids(positions, self.units), hidden.dtype)
+        elif self.learned is not None:
+            hidden += self.learned(positions)
+        return self.drop(hidden, training=training)
+
+    def score_bias(self, query_positions, key_positions):
+        """[1, heads, T, S] float32 from the distances, or 0."""
+        if self.relative is None:
+            return 0.0
+        return tf.cast(self.relative(query_positions, key_positions), tf.float32)[None]
+
+    def finish(self, rows):
+        """The last normalization."""
+        return rows if self.normalize is None else self.normalize(rows)
