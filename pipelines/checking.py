@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.pairs import Pair, Splits
+from pipelines.reading import split_sources
 from pipelines.tasks.base import Task
 from pipelines.text import encode_pairs
 from tfseq2seq.config import Data
@@ -77,13 +78,15 @@ def check(
     Args:
         splits: the pairs.
         task: how lengths are measured, and what ratio is bad.
-        data: whose `max_source_length` and `max_target_length` say what is over-long.
+        data: whose `max_source_length` and `max_target_length` say what is over-long, and whose
+            `source_separator` is no text.
         source_tokenizer, target_tokenizer: where both are given, lengths are in tokens, and over-long
             pairs and unknown tokens are counted.
     """
-    is_bad = _ratio_test(splits.train, task)
+    separator = data.source_separator
+    is_bad = _ratio_test(splits.train, task, separator)
     named = {name: pairs for name, pairs in splits._asdict().items() if pairs}
-    counts = {name: _count(pairs, is_bad) for name, pairs in named.items()}
+    counts = {name: _count(pairs, is_bad, separator) for name, pairs in named.items()}
     train_sources, train_pairs = {source for source, _ in splits.train}, set(splits.train)
     leakage = {
         name: {
@@ -93,7 +96,7 @@ def check(
     lengths: dict[str, dict[str, np.ndarray]] = {}
     if source_tokenizer is None or target_tokenizer is None:
         for name, pairs in named.items():
-            source, target = np.array([[len(text) for text in pair] for pair in pairs]).T
+            source, target = np.array([[len(text) for text in _readable(pair, separator)] for pair in pairs]).T
             lengths[name] = {"source": source, "target": target}
         return Report(counts, leakage, _percentiles(lengths), "characters", {})
     unknown = {}
@@ -107,7 +110,7 @@ def check(
     return Report(counts, leakage, _percentiles(lengths), "tokens, end token included", unknown)
 
 
-def filter_pairs(splits: Splits, task: Task) -> tuple[Splits, dict[str, int]]:
+def filter_pairs(splits: Splits, task: Task, separator: str | None = None) -> tuple[Splits, dict[str, int]]:
     """Takes broken and leaked pairs out of train, and empty ones out of every split.
 
     A train pair is leaked when its source stands in valid or test, whatever its target is. Equal pairs stay.
@@ -116,12 +119,13 @@ def filter_pairs(splits: Splits, task: Task) -> tuple[Splits, dict[str, int]]:
     Args:
         splits: the pairs.
         task: how lengths are measured, and what ratio is bad.
+        separator: of the sources of one line, which is no text; a pair is empty where all its sources are.
     Returns:
         What is left, and how many pairs were taken out by reason; a pair counts under the first of "empty",
         "control characters", "badly-ratioed" and "leaked" that it meets.
     """
     held_out = {source for pairs in (splits.valid, splits.test) for source, _ in pairs}
-    is_bad = _ratio_test(splits.train, task)
+    is_bad = _ratio_test(splits.train, task, separator)
     counts = dict.fromkeys((EMPTY, CONTROL, RATIO, LEAKED), 0)
 
     def keep(pair: Pair, reason: str | None) -> bool:
@@ -131,11 +135,16 @@ def filter_pairs(splits: Splits, task: Task) -> tuple[Splits, dict[str, int]]:
 
     train = [
         pair for pair in splits.train
-        if keep(pair, _broken(pair, is_bad) or (LEAKED if pair[0] in held_out else None))]
+        if keep(pair, _broken(_readable(pair, separator), is_bad) or (LEAKED if pair[0] in held_out else None))]
     valid, test = (
-        [pair for pair in pairs if keep(pair, EMPTY if _is_empty(pair) else None)]
+        [pair for pair in pairs if keep(pair, EMPTY if _is_empty(_readable(pair, separator)) else None)]
         for pairs in (splits.valid, splits.test))
     return Splits(train, valid, test), counts
+
+
+def _readable(pair: Pair, separator: str | None) -> Pair:
+    """The pair with its sources side by side and no separator."""
+    return pair if separator is None else (" ".join(split_sources(pair[0], separator)), pair[1])
 
 
 def _broken(pair: Pair, is_bad: Callable[[Pair], bool]) -> str | None:
@@ -150,13 +159,14 @@ def _is_empty(pair: Pair) -> bool:
     return not pair[0].strip() or not pair[1].strip()
 
 
-def _ratio_test(train: list[Pair], task: Task) -> Callable[[Pair], bool]:
+def _ratio_test(train: list[Pair], task: Task, separator: str | None) -> Callable[[Pair], bool]:
     """Whether a pair's ratio of lengths is far from the usual one, which depends on the languages."""
 
     def ratio(pair: Pair) -> float:
         return (task.measure_target(pair[1]) + SLACK) / (task.measure_source(pair[0]) + SLACK)
 
-    usual = statistics.median([ratio(pair) for pair in train if not _is_empty(pair)] or [1.0])
+    readable = (_readable(pair, separator) for pair in train)
+    usual = statistics.median([ratio(pair) for pair in readable if not _is_empty(pair)] or [1.0])
 
     def is_bad(pair: Pair) -> bool:
         return not usual / task.max_ratio <= ratio(pair) <= usual * task.max_ratio
@@ -164,8 +174,8 @@ def _ratio_test(train: list[Pair], task: Task) -> Callable[[Pair], bool]:
     return is_bad
 
 
-def _count(pairs: list[Pair], is_bad: Callable[[Pair], bool]) -> dict[str, int]:
-    found = collections.Counter(_broken(pair, is_bad) for pair in pairs)
+def _count(pairs: list[Pair], is_bad: Callable[[Pair], bool], separator: str | None) -> dict[str, int]:
+    found = collections.Counter(_broken(_readable(pair, separator), is_bad) for pair in pairs)
     return {
         "pairs": len(pairs), EMPTY: found[EMPTY], CONTROL: found[CONTROL], RATIO: found[RATIO],
         "duplicated": len(pairs) - len(set(pairs))}

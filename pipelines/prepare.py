@@ -14,8 +14,9 @@ from pathlib import Path
 
 from pipelines.checking import Report, check, filter_pairs
 from pipelines.pairs import DataError, Pair, Splits
+from pipelines.reading import split_sources
 from pipelines.tasks import Task, find_task
-from pipelines.text import load_splits
+from pipelines.text import SeveralSources, load_splits
 from tfseq2seq.config import ConfigError, Run, load_recipe, save_config
 from tfseq2seq.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -34,7 +35,7 @@ class Prepared:
         run: the resolved recipe.
         task: what the recipe's task says.
         train, valid, test: (source, target) pairs; test may be empty.
-        source_tokenizer, target_tokenizer: the same object where they are shared.
+        source_tokenizer, target_tokenizer: the same object where they are shared and a line is one source.
         left_out: how many train pairs the filter took out, by reason.
     """
 
@@ -69,7 +70,7 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
     left_out: dict[str, int] = {}
     if run.data.filter:
         progress("filtering", 0, None)
-        splits, left_out = filter_pairs(splits, task)
+        splits, left_out = filter_pairs(splits, task, run.data.source_separator)
     for name in ("train", "valid"):
         if not getattr(splits, name):
             taken = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
@@ -106,7 +107,7 @@ def load_prepared(folder: Path) -> Prepared:
     target = source if run.data.share_tokenizer else load_tokenizer(folder / "tokenizers" / "target")
     train, valid, test = (_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in Splits._fields)
     left_out = json.loads((folder / "data" / "left-out.json").read_text(encoding="utf-8"))
-    return Prepared(run, find_task(run.task), train, valid, test, source, target, left_out)
+    return Prepared(run, find_task(run.task), train, valid, test, _cutting(source, run), target, left_out)
 
 
 def check_data(run: Run, progress: Progress) -> Report:
@@ -115,16 +116,36 @@ def check_data(run: Run, progress: Progress) -> Report:
     progress("training the tokenizers", 0, None)
     source, target = _tokenizers(run, splits)
     progress("checking", 0, None)
-    return check(splits, find_task(run.task), run.data, source, target)
+    return check(splits, find_task(run.task), run.data, _cutting(source, run), target)
 
 
 def _load(run: Run, progress: Progress) -> Splits:
     progress("obtaining the data", 0, None)
-    return load_splits(run.data, progress=lambda done, total: progress("obtaining the data", done, total))
+    splits = load_splits(run.data, progress=lambda done, total: progress("obtaining the data", done, total))
+    if run.model.encoder.kind == "parallel":
+        _refuse_more_sources(splits, run.data.source_separator, len(run.model.encoder.encoders))
+    return splits
+
+
+def _refuse_more_sources(splits: Splits, separator: str | None, most: int) -> None:
+    for name, pairs in splits._asdict().items():
+        for number, (line, _) in enumerate(pairs, start=1):
+            sources = split_sources(line, separator)
+            if len(sources) > most:
+                raise DataError(
+                    f"{name} pair {number:,} must have at most {most} sources, one for each of model.encoder.encoders. "
+                    f"Received: {len(sources)} sources between {separator!r}: {line[:60]!r}.")
+
+
+def _cutting(tokenizer: Tokenizer, run: Run) -> Tokenizer:
+    """The tokenizer of a source line, which may hold several sources."""
+    separator = run.data.source_separator
+    return tokenizer if separator is None else SeveralSources(tokenizer, separator)
 
 
 def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer, Tokenizer]:
-    sources, targets = (list(side) for side in zip(*splits.train, strict=True))
+    sources = [source for line, _ in splits.train for source in split_sources(line, run.data.source_separator)]
+    targets = [target for _, target in splits.train]
     if run.data.share_tokenizer:
         shared = train_tokenizer(run.data.source_tokenizer, sources + targets)
         return shared, shared

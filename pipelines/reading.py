@@ -6,8 +6,9 @@ line counts are those of `wc -l`), and any file may be compressed as .gz.
 
 import gzip
 import json
+import string
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipelines.pairs import DataError, Pair
@@ -50,15 +51,26 @@ def read_lines(path: str | Path) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-def read_pairs(paths: Paths) -> list[Pair]:
-    """Pairs of one .tsv or .jsonl file, or of a source and a target file with as many lines.
+def split_sources(line: str, separator: str | None) -> list[str]:
+    """The sources of one line, without the white space around them; the line itself where there is no separator."""
+    if separator is None:
+        return [line]
+    # The white space of `tf.strings.strip`: training and the served graph must cut alike.
+    return [source.strip(string.whitespace) for source in line.split(separator)]
 
-    .tsv: source<TAB>target, further columns are ignored. .jsonl: objects with "source" and "target".
+
+def read_pairs(paths: Paths, separator: str | None = None) -> list[Pair]:
+    """Pairs of one .tsv or .jsonl file, or of source files and a target file with as many lines.
+
+    .tsv: source<TAB>target, further columns are ignored. .jsonl: objects with "source", a string or a list of
+    strings, and "target". Several sources become one line, with the separator between them.
 
     Args:
-        paths: the file, or [source file, target file].
+        paths: the file, or [source file, target file], or [source file, source file, ..., target file].
+        separator: what stands between the sources of one line; None where every line is one source.
     Raises:
-        DataError: as `read_lines`, or a column is missing, or the line counts differ.
+        DataError: as `read_lines`, or a column is missing, or the line counts differ, or there are several
+            sources and no separator, or one of them holds it.
     """
     names = [paths] if isinstance(paths, str) else list(paths)
     kinds = [Path(name).name.removesuffix(".gz").rpartition(".")[2] for name in names]
@@ -66,17 +78,13 @@ def read_pairs(paths: Paths) -> list[Pair]:
         if kinds == ["tsv"]:
             return _tsv(names[0], read_lines(names[0]))
         if kinds == ["jsonl"]:
-            return _jsonl(names[0], read_lines(names[0]))
-    elif len(names) == 2 and not {"tsv", "jsonl"} & set(kinds):
-        source, target = read_lines(names[0]), read_lines(names[1])
-        if len(source) != len(target):
-            raise DataError(
-                f"{names[0]} and {names[1]} must have as many lines: line n of one belongs to line n of "
-                f"the other. Received: {len(source):,} and {len(target):,} lines.")
-        return list(zip(source, target))
+            return _jsonl(names[0], read_lines(names[0]), separator)
+    elif (len(names) == 2 or len(names) > 2 and separator is not None) and not {"tsv", "jsonl"} & set(kinds):
+        return _line_by_line(names, separator)
     raise DataError(
-        "Pairs are read of one .tsv or .jsonl file (or .gz of it), or of two plain text files, as "
-        f"[source, target]. Received: {', '.join(map(repr, names)) or 'no file'}.")
+        "Pairs are read of one .tsv or .jsonl file (or .gz of it), or of two plain text files, as [source, target], "
+        "or with data.source_separator of more, as [source, source, target]. "
+        f"Received: {', '.join(map(repr, names)) or 'no file'}.")
 
 
 def find_split(folder: Path, name: str) -> str | None:
@@ -105,6 +113,34 @@ def _read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
+def _line_by_line(names: list[str], separator: str | None) -> list[Pair]:
+    *sources, target = (read_lines(name) for name in names)
+    for name, lines in zip(names, sources):
+        if len(lines) != len(target):
+            raise DataError(
+                f"{name} and {names[-1]} must have as many lines: line n of one belongs to line n of "
+                f"the other. Received: {len(lines):,} and {len(target):,} lines.")
+    if len(sources) == 1:
+        return list(zip(sources[0], target))
+    return [
+        (_joined(f"{names[0]}:{number}", columns, separator), text)
+        for number, (*columns, text) in enumerate(zip(*sources, target), start=1)]
+
+
+def _joined(where: str, sources: Sequence[str], separator: str | None) -> str:
+    """One line of which `split_sources` gives back the sources."""
+    if separator is None:
+        raise DataError(
+            f"{where}: a list of sources needs data.source_separator, which then stands between them. "
+            f"Received: {len(sources)} sources.")
+    line = f" {separator} ".join(sources)
+    if split_sources(line, separator) != [source.strip(string.whitespace) for source in sources]:
+        raise DataError(
+            f"{where}: a source holds the separator {separator!r}; set another data.source_separator. "
+            f"Received: {_short(line)}.")
+    return line
+
+
 def _tsv(name: str, lines: Iterable[str]) -> list[Pair]:
     pairs = []
     for number, line in enumerate(lines, start=1):
@@ -117,7 +153,7 @@ def _tsv(name: str, lines: Iterable[str]) -> list[Pair]:
     return pairs
 
 
-def _jsonl(name: str, lines: Iterable[str]) -> list[Pair]:
+def _jsonl(name: str, lines: Iterable[str], separator: str | None) -> list[Pair]:
     pairs = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -125,6 +161,8 @@ def _jsonl(name: str, lines: Iterable[str]) -> list[Pair]:
         except ValueError as error:
             raise DataError(f"{name}:{number}: not JSON: {error}. Received: {_short(line)}.") from error
         source, target = (row.get("source"), row.get("target")) if isinstance(row, dict) else (None, None)
+        if isinstance(source, list) and source and all(isinstance(each, str) for each in source):
+            source = _joined(f"{name}:{number}", source, separator)
         if not isinstance(source, str) or not isinstance(target, str):
             raise DataError(
                 f"{name}:{number}: a column is missing; needed is "

@@ -53,8 +53,45 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     if data.corpus is not None:
         return _with_valid(obtain(data.corpus, data.pair, progress), data.corpus)
     if data.folder is not None:
-        return _load_folder(Path(data.folder).expanduser())
-    return _load_files(data.train, data.valid, data.test, "data.train")
+        return _load_folder(Path(data.folder).expanduser(), data.source_separator)
+    return _load_files(data.train, data.valid, data.test, data.source_separator, "data.train")
+
+
+class SeveralSources(Tokenizer):
+    """Cuts each string into its sources and encodes them one by one: [a.. EOS b.. EOS c..].
+
+    The last EOS is missing, as in every tokenizer's ids; whoever ends the row ends the last source with it. White
+    space around a source is stripped. Nothing of a separator becomes a token.
+
+    Args:
+        tokenizer: of a single source.
+        separator: what stands between the sources of a string, as "|||"; it is looked for before the
+            tokenizer changes case.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, separator: str):
+        super().__init__(tokenizer.kind, "keep")
+        self._tokenizer, self._separator = tokenizer, separator
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._tokenizer.vocabulary_size
+
+    def vocabulary(self) -> list[str]:
+        return self._tokenizer.vocabulary()
+
+    def save(self, folder):
+        """Writes the tokenizer of a single source; the separator is the recipe's."""
+        self._tokenizer.save(folder)
+
+    def _encode(self, strings):
+        sources = tf.strings.split(strings, self._separator)  # [N, (sources)], at least one each
+        ids = self._tokenizer.encode(tf.strings.strip(sources.flat_values))  # [all sources, (S)]
+        ids = tf.concat([ids, tf.fill(tf.stack([ids.nrows(), 1]), EOS)], axis=1)
+        return sources.with_flat_values(ids).merge_dims(1, 2)[:, :-1]
+
+    def _decode(self, ids):
+        return self._tokenizer.decode(ids)
 
 
 def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -93,17 +130,17 @@ def _encode(strings: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.nd
     return np.concatenate(flat), np.cumsum(np.concatenate(lengths))
 
 
-def _load_folder(folder: Path) -> Splits:
+def _load_folder(folder: Path, separator: str | None) -> Splits:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; data.folder needs one with train, valid and test files.")
     train, valid, test = (find_split(folder, name) for name in Splits._fields)
     if train is None:
         raise DataError(f"{folder}: holds no train.tsv or train.jsonl (or .gz of it).")
-    return _load_files(train, valid, test, str(folder))
+    return _load_files(train, valid, test, separator, str(folder))
 
 
-def _load_files(train, valid, test, where: str) -> Splits:
-    read = [[] if paths is None else read_pairs(_expanded(paths)) for paths in (train, valid, test)]
+def _load_files(train, valid, test, separator: str | None, where: str) -> Splits:
+    read = [[] if paths is None else read_pairs(_expanded(paths), separator) for paths in (train, valid, test)]
     return _with_valid(Splits(*read), where)
 
 

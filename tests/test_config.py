@@ -72,7 +72,7 @@ def test_a_run_cannot_be_changed_after_it_was_checked():
         ({"modle": {}}, "unknown key 'modle'. Did you mean 'model'? Known here: name, task, data, model,"),
         (
             {"model": {"encoder": {"unit": 3}}},
-            "unknown key 'model.encoder.unit'. Did you mean 'units'? Known here: kind, cell, layers, units,",
+            "unknown key 'model.encoder.unit'. Did you mean 'units'? Known here: kind, preset, units, cell, layers,",
         ),
         ({"decode": {"zebra": 1}}, "unknown key 'decode.zebra'. Known here: beam_size, num_hypotheses,"),
         (
@@ -212,3 +212,59 @@ def test_an_override_below_a_plain_value_is_refused(tmp_path):
 def test_an_override_is_checked_like_the_file(tmp_path):
     with pytest.raises(ConfigError, match=r"recipe\.toml: unknown key 'train\.step'. Did you mean 'steps'"):
         load_recipe(recipe_file(tmp_path), {"train.step": 5})
+
+
+RECURRENT, TRANSFORMER = {"kind": "recurrent", "units": 8}, {"kind": "transformer", "units": 16, "heads": 2}
+
+
+def parallel(encoders, **decoder):
+    return {
+        "name": "words", "data": {"source_separator": "|||"},
+        "model": {"encoder": {"kind": "parallel", "encoders": encoders}, "decoder": decoder}}
+
+
+def test_states_of_parallel_encoders_are_copied_as_so_many_layers():
+    decoder = {"bridge": "copy", "units": 16}
+    assert parse_recipe(parallel([RECURRENT, RECURRENT], layers=2, **decoder))
+    assert "needs the same cell, layers and width" in complaint(parallel([RECURRENT, RECURRENT], layers=1, **decoder))
+    assert parse_recipe(parallel([RECURRENT, TRANSFORMER], bridge="dense"))
+
+
+def test_a_learned_pooling_that_nothing_reads_is_refused():
+    pooled = {**TRANSFORMER, "pooling": "attentive"}
+    assert "would learn nothing" in complaint(parallel([RECURRENT, pooled], kind="attentional"))
+    assert parse_recipe(parallel([RECURRENT, pooled], kind="attentional", bridge="pooled"))
+    assert parse_recipe({"name": "words", "model": {"encoder": pooled, "decoder": {"kind": "recurrent"}}})
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ({"encoder": {"kind": "transfomer"}}, "'model.encoder.kind' must be one of recurrent, convolutional, tr"),
+        ({"encoder": {**TRANSFORMER, "heads": 3}}, "units must be a multiple of heads. Received: units=16, heads=3."),
+        ({"encoder": {"kind": "convolutional", "kernel_size": 4}}, "kernel_size must be odd"),
+        ({"encoder": {"kind": "convolutional", "max_positions": 64}}, "max_positions must reach the longest encoder"),
+        ({"encoder": {"merge_states": True, "bidirectional": False}}, "merge_states needs two directions"),
+        ({"encoder": {"kind": "sequence", "encoders": [TRANSFORMER, {"unit": 3}]}},
+         "unknown key 'model.encoder.encoders.1.unit'. Did you mean 'units'?"),
+        ({"encoder": {"kind": "parallel", "encoders": [TRANSFORMER, TRANSFORMER]}}, "belong together"),
+        ({"decoder": {"attention": "multi_head", "heads": 3}}, "units that are a multiple of heads"),
+        ({"encoder": TRANSFORMER, "decoder": {"bridge": "dense"}}, "needs an encoder with a last state"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_with_the_key(model, text):
+    assert text in complaint({"name": "words", "model": model})
+
+
+def test_a_preset_sets_the_sizes_that_the_recipe_does_not():
+    table = {"preset": "base", "encoder": {"kind": "transformer", "layers": 2}, "decoder": {"kind": "transformer"}}
+    model = parse_recipe({"name": "words", "model": table}).model
+    assert (model.embedding_units, model.encoder.units, model.decoder.feed_forward_units) == (512, 512, 2048)
+    assert (model.encoder.layers, model.decoder.layers) == (2, 6)
+    assert parse_recipe({"name": "words", "model": {"decoder": {"preset": "tiny"}}}).model.decoder.units == 128
+
+
+def test_sampling_needs_a_decoder_that_goes_step_by_step():
+    values = {"name": "words", "train": {"teacher_forcing_ratio": 0.5}}
+    assert parse_recipe(values).train.teacher_forcing_ratio == 0.5
+    assert "needs a decoder that goes step by step" in complaint({**values, "model": {"decoder": TRANSFORMER}})

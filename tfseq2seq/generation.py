@@ -127,7 +127,8 @@ class Generator(tf.Module):
         """
         _, source, found = self._answer(tf.constant([line]))
         vocabularies = [tokenizer.vocabulary() for tokenizer in self.tokenizers]
-        source_tokens = [vocabularies[0][i] for i in source[0].numpy() if i != PAD]
+        num_read = found.attention.shape[3]  # of several sources those beyond the last encoder are not
+        source_tokens = [vocabularies[0][i] for i in source[0].numpy() if i != PAD][:num_read]
         ids = found.tokens[0, 0].numpy().tolist()
         ids = ids[: ids.index(EOS) + 1] if EOS in ids else ids
         weights = found.attention[0, 0].numpy()[: len(ids), : len(source_tokens)]

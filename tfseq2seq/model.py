@@ -68,6 +68,8 @@ class Seq2Seq(keras.Model):
         self.token_accuracy = keras.metrics.Mean(name="token_accuracy")
         # Of the last training step, of the global batch, before clipping.
         self.gradient_norm = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.MEAN)
+        self.teacher_forcing_ratio = 1.0  # of training's steps that read the true token; see `call_with_sampling`
+        self.coins = keras.random.SeedGenerator(name="coins")
         self.num_traces = 0  # of the training step; every distinct shape may cost one
         self.supports_jit = False  # so that compile's "auto" means off: XLA compiles each shape anew
         self.build()
@@ -78,13 +80,6 @@ class Seq2Seq(keras.Model):
         with tf.init_scope():
             self.call({"source": ids, "target": ids})
         self.built = True
-
-    def compile(self, *args, **kwargs):
-        """As `keras.Model.compile`. XLA needs shapes that are known beforehand, so with it padding is computed too."""
-        super().compile(*args, **kwargs)
-        for layer in self._flatten_layers():
-            if isinstance(layer, TransformerStack):
-                layer.remove_padding = not self.jit_compile
 
     def encode(self, source, training=False):
         """[B, S] int32 source ids to EncoderOutput."""
@@ -106,7 +101,7 @@ class Seq2Seq(keras.Model):
         """What the decoder needs of B sources, once: its memory and its state before the first step."""
         return self.decoder.start(encoded)
 
-    def step(self, tokens, state, memory, training=False):
+    def step(self, tokens, state, memory, training=False, **options):
         """One decoding step of N = B * K hypotheses.
 
         Args:
@@ -114,10 +109,12 @@ class Seq2Seq(keras.Model):
             state: decoder state of N rows.
             memory: decoder memory of B rows.
             training: whether dropout is on.
+            options: what the decoder's own `step` takes beside.
         Returns:
             logits [N, V] float32, the next state, attention weights [N, S] float32.
         """
-        output, state, attention = self.decoder.step(self.embed_target(tokens), state, memory, training=training)
+        embedded = self.embed_target(tokens)
+        output, state, attention = self.decoder.step(embedded, state, memory, training=training, **options)
         return self._logits(output), state, attention
 
     def call(self, inputs, training=False):
@@ -129,15 +126,55 @@ class Seq2Seq(keras.Model):
         output, attention = self._decode(inputs["target"], state, memory, training)
         return self._logits(output), attention
 
+    def call_with_sampling(self, inputs, coins, training=False):
+        """As `call`, but at some steps the decoder reads the token that it found likeliest itself.
+
+        (The scheduled sampling of Bengio et al., 2015, arXiv:1506.03099, with one coin a step for the whole batch and
+        the likeliest token instead of a drawn one.)
+
+        Args:
+            inputs: As of `call`.
+            coins: [T] bool, True where the true token is read; the first step reads BOS in any case.
+            training: Whether dropout is on.
+        Returns:
+            [B, T, V] float32 logits.
+        """
+        memory, state = self.start(self.encode(inputs["source"], training))
+        target = tf.transpose(inputs["target"])  # [T, B]
+        num_steps = tf.shape(target)[0]
+        noises = self.decoder.noises(tf.shape(target)[1], training)
+        found = tf.TensorArray(tf.float32, num_steps, element_shape=[None, self.target_vocabulary_size])
+
+        def body(t, guess, state, found):
+            tokens = tf.where(tf.logical_or(t == 0, coins[t]), target[t], guess)
+            logits, state, _ = self.step(tokens, state, memory, training, noises=noises)
+            return t + 1, tf.argmax(logits, -1, output_type=tf.int32), state, found.write(t, logits)
+
+        *_, found = tf.while_loop(
+            lambda t, *_: t < num_steps, body, (tf.constant(0), target[0], state, found),
+            maximum_iterations=num_steps)
+        return tf.transpose(found.stack(), [1, 0, 2])
+
     def _decode(self, target, state, memory, training):
         return self.decoder(self.embed_target(target), state, memory, mask=target != PAD, training=training)
 
     def _real_logits(self, inputs, labels, weights, training):
         """Logits [1, R, V] of the R real target steps, with their labels and weights [1, R]."""
-        memory, state = self.start(self.encode(inputs["source"], training))
-        output, _ = self._decode(inputs["target"], state, memory, training)
-        steps = RealSteps(labels != PAD, remove=not self.jit_compile)
-        return self._logits(steps.pack(output))[None], steps.pack(labels)[None], steps.pack(weights)[None]
+        remove = not self.jit_compile  # XLA needs shapes that are known beforehand
+        for layer in self._flatten_layers():
+            if isinstance(layer, TransformerStack):
+                layer.remove_padding = remove
+        steps = RealSteps(labels != PAD, remove)
+        if training and self.teacher_forcing_ratio < 1:
+            seed = tf.cast(self.coins.next(), tf.int32)
+            coins = tf.random.stateless_uniform(tf.shape(labels)[1:], seed) < self.teacher_forcing_ratio
+            logits = steps.pack(self.call_with_sampling(inputs, coins, training))
+        else:
+            memory, state = self.start(self.encode(inputs["source"], training))
+            output, _ = self._decode(inputs["target"], state, memory, training)
+            logits = self._logits(steps.pack(output))
+        # Not [None], whose gradient would copy the logits once more.
+        return tuple(tf.expand_dims(part, 0) for part in (logits, steps.pack(labels), steps.pack(weights)))
 
     def _logits(self, output):
         logits = self.target_embedding.logits(output) if self.output_layer is None else self.output_layer(output)
@@ -192,8 +229,9 @@ class Seq2Seq(keras.Model):
         loss = self.compute_loss(x=inputs, y=labels, y_pred=logits, sample_weight=weights, training=training)
         mask = tf.cast(labels != PAD, tf.float32)
         rows, ids = tf.reshape(logits, [-1, logits.shape[-1]]), tf.reshape(labels, [-1])
-        nats = tf.reduce_logsumexp(rows, -1) - tf.gather(rows, ids, batch_dims=1)
-        correct = tf.cast(tf.argmax(rows, -1, output_type=ids.dtype) == ids, tf.float32)
+        found = tf.gather(rows, ids, batch_dims=1)
+        nats = tf.reduce_logsumexp(rows, -1) - found
+        correct = tf.cast(found >= tf.reduce_max(rows, -1), tf.float32)
         self._loss_tracker.update_state(
             tf.math.divide_no_nan(loss, tf.reduce_sum(weights)), sample_weight=tf.reduce_sum(mask))
         self.perplexity.update_state(nats, sample_weight=tf.reshape(mask, [-1]))

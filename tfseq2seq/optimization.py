@@ -62,6 +62,27 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "total_steps": self.total_steps, "units": self.units}
 
 
+@keras.saving.register_keras_serializable("tfseq2seq")
+class Adam(keras.optimizers.Adam):
+    """Adam (Kingma & Ba, 2015, arXiv:1412.6980, the end of section 2), each update in one operation.
+
+    As `keras.optimizers.Adam`, whose dozen operations a variable read and write it as often: for 60 million parameters
+    half a second a step on two cores.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        momentum, velocity = (getattr(part, "value", part) for part in (
+            self._momentums[index], self._velocities[index]))
+        dtype = variable.dtype
+        step = tf.cast(self.iterations + 1, dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle, m=momentum.handle, v=velocity.handle, grad=tf.cast(gradient, dtype),
+            beta1_power=tf.cast(self.beta_1, dtype) ** step, beta2_power=tf.cast(self.beta_2, dtype) ** step,
+            lr=tf.cast(learning_rate, dtype), beta1=tf.cast(self.beta_1, dtype), beta2=tf.cast(self.beta_2, dtype),
+            epsilon=tf.cast(self.epsilon, dtype))
+
+
 def make_optimizer(train, units):
     """The optimizer of a `[train]` table; clipping is done by `Seq2Seq.train_step`, across replicas.
 
@@ -73,7 +94,7 @@ def make_optimizer(train, units):
     # beta_2 and epsilon as in Vaswani et al., 2017, section 5.3: the default 0.999 is slow to forget.
     adam = {"beta_1": 0.9, "beta_2": 0.98, "epsilon": 1e-9}
     makers = {
-        "adam": lambda: keras.optimizers.Adam(rate, **adam),
+        "adam": lambda: Adam(rate, **adam),
         "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=0.01, **adam),
         "sgd": lambda: keras.optimizers.SGD(rate),
     }

@@ -1,9 +1,12 @@
 """Embedding and bridge against what they say."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.layers import twins
 from tfseq2seq.layers.bridge import Bridge
 from tfseq2seq.layers.embedding import Embedding
 
@@ -34,26 +37,67 @@ def test_embedding_refuses_sizes_below_one(sizes):
         Embedding(*sizes)
 
 
-STATE = ((tf.constant([[1.0, 2.0]]), tf.constant([[3.0, 4.0]])),)
+STATE = ((tf.constant([[1.0, 2.0]]), tf.constant([[3.0, 4.0]])),)  # h and c of one layer
+CONTEXT = tf.constant([[5.0, -1.0, 0.5]])
 
 
-def test_dense_bridge_is_the_formula():
-    bridge = Bridge("dense", [(3, 3)])
-    (hidden, cell), = bridge(STATE, batch_size=1)
-    joined = np.array([[1.0, 2.0, 3.0, 4.0]])
-    first, second = bridge.projections
-    np.testing.assert_allclose(hidden, np.tanh(joined @ first.kernel.numpy() + first.bias.numpy()), rtol=1e-5)
-    np.testing.assert_allclose(cell, joined @ second.kernel.numpy() + second.bias.numpy(), rtol=1e-5)
+def check_dense(bridge, state, joined):
+    """s = tanh(W x + b) for h and W x + b for c, each with weights of its own."""
+    bridge(state, CONTEXT)
+    twins.randomize(bridge)
+    leaves = [leaf for parts in bridge(state, CONTEXT) for leaf in parts]
+    parts = [part for widths in bridge.widths for part in range(len(widths))]
+    for leaf, part, projection in zip(leaves, parts, bridge.projections, strict=True):
+        expected = twins.linear(projection, np.array(joined))
+        np.testing.assert_allclose(leaf, expected if part else np.tanh(expected), atol=1e-5)
 
 
-def test_copy_bridge_copies_and_zero_bridge_gives_zeros():
-    (hidden, cell), = Bridge("copy", [(2, 2)])(STATE, batch_size=1)
+@pytest.mark.parametrize("kind", ["dense", "auto"])
+def test_dense_bridge_maps_all_last_states(kind):
+    check_dense(Bridge(kind, [(3, 3)]), STATE, [[1.0, 2.0, 3.0, 4.0]])
+    two_layers = (*STATE, (tf.constant([[7.0]]),))
+    check_dense(Bridge(kind, [(3, 3), (2, 2), (4,)]), two_layers, [[1.0, 2.0, 3.0, 4.0, 7.0]])
+
+
+@pytest.mark.parametrize("kind, state", [("pooled", STATE), ("pooled", ()), ("auto", ())])
+def test_pooled_bridge_maps_the_context(kind, state):
+    check_dense(Bridge(kind, [(3, 3), (2,)]), state, CONTEXT.numpy())
+
+
+def test_copy_bridge_copies():
+    (hidden, cell), = Bridge("copy", [(2, 2)])(STATE, CONTEXT)
     np.testing.assert_array_equal(hidden, [[1.0, 2.0]])
     np.testing.assert_array_equal(cell, [[3.0, 4.0]])
-    (zero,), = Bridge("zero", [(5,)])(STATE, batch_size=1)
-    np.testing.assert_array_equal(zero, np.zeros((1, 5)))
+
+
+@pytest.mark.parametrize("state", [STATE, ()])
+def test_zero_bridge_gives_zeros(state):
+    (hidden,), (first, second) = Bridge("zero", [(5,), (1, 2)])(state, CONTEXT)
+    for leaf, width in ((hidden, 5), (first, 1), (second, 2)):
+        np.testing.assert_array_equal(leaf, np.zeros((1, width)))
 
 
 def test_copy_bridge_refuses_another_shape():
     with pytest.raises(ValueError, match=r"Received: encoder \(\(2, 2\),\), decoder \(\(3, 3\),\)"):
-        Bridge("copy", [(3, 3)])(STATE, batch_size=1)
+        Bridge("copy", [(3, 3)])(STATE, CONTEXT)
+
+
+def test_dense_bridge_refuses_an_encoder_without_last_states():
+    with pytest.raises(ValueError, match="use bridge = \"pooled\". Received: none"):
+        Bridge("dense", [(3, 3)])((), CONTEXT)
+
+
+@pytest.mark.parametrize("kind", ["auto", "dense", "copy", "pooled", "zero"])
+def test_bridge_config_makes_the_same_layer_after_json(kind):
+    bridge = Bridge(kind, [(3, 3), (2,)])
+    again = Bridge.from_config(json.loads(json.dumps(bridge.get_config())))
+    assert (again.kind, again.widths) == (kind, ((3, 3), (2,)))
+    assert len(again.projections) == (0 if kind in ("copy", "zero") else 3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("kind", ["dense", "pooled", "zero"])
+def test_bridge_in_half_precision_gives_states_of_it(kind, policy):
+    bridge = Bridge(kind, [(3, 3)], dtype=policy)
+    for leaf in bridge(STATE, CONTEXT)[0]:
+        assert leaf.dtype == bridge.compute_dtype

@@ -9,5 +9,5 @@ from tfseq2seq.config.reading import ConfigError, load_recipe, parse_recipe, sav
 from tfseq2seq.config.run import Data, Decode, Export, Run, Tokenizer, Train
 
 __all__ = [
-    "ConfigError", "Data", "Decode", "Export", "Model", "Run", "Tokenizer", "Train", "load_recipe", "parse_recipe", "reads_transformer",
-    "save_config"]
+    "ConfigError", "Data", "Decode", "Export", "Model", "Run", "Tokenizer", "Train", "load_recipe", "parse_recipe",
+    "reads_transformer", "save_config"]

@@ -35,6 +35,7 @@ class _Network(Table):
     """A family's table: `preset` sets the sizes that the table does not."""
 
     family: ClassVar[str]  # of PRESETS
+    kind: str
     preset: Size | None = None
     units: PositiveInt = 256
 
@@ -178,8 +179,8 @@ class SequenceEncoder(_Composed):
                 "a parallel encoder reads several sources and can only stand outermost. Received: one in a sequence")
         if any(encoder.pooling == "attentive" for encoder in self.encoders[:-1]):
             raise ValueError(
-                "pooling = \"attentive\" would learn nothing in a sequence but in its last encoder, whose fixed context is "
-                "the whole's. Received: an earlier encoder with pooling = \"attentive\"")
+                "pooling = \"attentive\" would learn nothing in a sequence but in its last encoder, whose fixed "
+                "context is the whole's. Received: an earlier encoder with pooling = \"attentive\"")
         return self
 
 
@@ -195,8 +196,12 @@ class ParallelEncoder(_Composed):
 
     @property
     def state(self) -> tuple[str, int, int] | None:
-        """The first one's, which tells whether there are any; None where an encoder has none."""
-        return self.encoders[0].state if all(encoder.state for encoder in self.encoders) else None
+        """All encoders' layers one after the other; None where no encoder has a state."""
+        states = [encoder.state for encoder in self.encoders if encoder.state]
+        if not states:
+            return None
+        cells, layers, widths = zip(*states, strict=True)
+        return "/".join(dict.fromkeys(cells)), sum(layers), widths[0] if len(set(widths)) == 1 else 0
 
     @property
     def pooling(self) -> str:

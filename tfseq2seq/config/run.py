@@ -27,13 +27,13 @@ class Data(Table):
     corpus: str | None = None
     pair: str | None = None  # languages of the corpus, as "en-fr"
     folder: str | None = None
-    train: str | list[str] | None = None  # one .tsv/.jsonl file, or [source file, target file]
+    train: str | list[str] | None = None  # one .tsv/.jsonl file, or [source file, target file], or several sources
     valid: str | list[str] | None = None
     test: str | list[str] | None = None
     source_tokenizer: Tokenizer = Tokenizer()
     target_tokenizer: Tokenizer = Tokenizer()
     share_tokenizer: bool = False  # one vocabulary for both sides, trained on both
-    source_separator: str | None = Field(None, min_length=1)  # between the sources of one line, as "|||"
+    source_separator: Annotated[str, Field(pattern=r"\S")] | None = None  # between the sources of one line, as "|||"
     max_source_length: PositiveInt = 128  # tokens, end token included; longer pairs are left out of training
     max_target_length: PositiveInt = 128
     filter: bool = True  # drop what `check` calls broken: empty, badly-ratioed, control characters, leaked
@@ -54,6 +54,8 @@ class Train(Table):
     schedule: Literal["constant", "inverse_square_root", "noam", "linear", "cosine"] = "inverse_square_root"
     warmup_steps: Annotated[int, Field(ge=0)] = 500
     label_smoothing: Rate = 0.1
+    # Share of steps that read the true token, the others what the model found likeliest (Bengio et al., 2015).
+    teacher_forcing_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     clip_norm: NonNegative = 1.0  # largest global gradient norm; 0 turns clipping off
     metric: str | None = None  # what chooses the best checkpoint; default: the task's own
     patience: PositiveInt | None = None  # evaluations without a better metric before training stops
@@ -123,12 +125,20 @@ class Run(Table):
             raise ValueError(
                 "model.share_embeddings = \"" + self.model.share_embeddings + "\" needs data.share_tokenizer = true: "
                 "one table can only serve one vocabulary. Received: share_tokenizer = false")
+        if self.train.teacher_forcing_ratio < 1 and self.model.decoder.kind == "transformer":
+            raise ValueError(
+                "train.teacher_forcing_ratio below 1 needs a decoder that goes step by step: \"recurrent\" or "
+                "\"attentional\". Received: decoder.kind = \"transformer\"")
         several = self.data.source_separator is not None
         if several != (self.model.encoder.kind == "parallel"):
             raise ValueError(
                 "data.source_separator and model.encoder.kind = \"parallel\" belong together: one says where a line is "
                 "cut into sources, the other reads them. Received: source_separator = "
                 f"{self.data.source_separator!r}, encoder.kind = \"{self.model.encoder.kind}\"")
+        if several and self.train.jit_compile:
+            raise ValueError(
+                "train.jit_compile = true does not work with a parallel encoder, as XLA cannot cut rows into sources: "
+                "set it to false. Received: encoder.kind = \"parallel\"")
         for side, table, lengths in (
                 ("encoder", self.model.encoder, (self.data.max_source_length, self.export.max_source_length)),
                 ("decoder", self.model.decoder, (self.data.max_target_length, self.decode.max_length))):

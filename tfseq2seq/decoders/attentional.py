@@ -61,7 +61,7 @@ class AttentionalDecoder(StackedDecoder):
             state: RecurrentState of N rows.
             memory: AttentionMemory of B rows.
             training: Whether dropout is on.
-            noises: Masks of the dropout that all steps share, see `Stack.noises`.
+            noises: From `noises`, where all steps share their dropout.
         Returns:
             output [N, output_units], the next RecurrentState and attention weights [N, S] float32.
         """
@@ -89,8 +89,7 @@ class AttentionalDecoder(StackedDecoder):
 
     def _call_stepwise(self, inputs, state, memory, training):
         num_steps = tf.shape(inputs)[1]
-        widths = [inputs.shape[-1] + self.output_units, *[self.units] * (self.layers - 1), self.output_units]
-        noises = self.stack.noises(widths, tf.shape(inputs)[0], training)
+        noises = self.noises(tf.shape(inputs)[0], training)
         steps = tf.TensorArray(inputs.dtype, num_steps).unstack(tf.transpose(inputs, [1, 0, 2]))
         outputs = tf.TensorArray(self.compute_dtype, num_steps, element_shape=[None, self.output_units])
         weights = tf.TensorArray(tf.float32, num_steps, element_shape=[None, None])

@@ -1,7 +1,6 @@
 """What the recurrent decoders share: the stack of cells, its first state, and the loop over steps."""
 
 import keras
-import tensorflow as tf
 
 from tfseq2seq.layers.bridge import Bridge
 from tfseq2seq.layers.recurrent import CELLS
@@ -40,6 +39,16 @@ class StackedDecoder(keras.layers.Layer):
     def compute_mask(self, inputs, previous_mask):
         """None: the mask is an argument; Keras would hang it on tensors unseen."""
         return None
+
+    def noises(self, batch_size, training):
+        """What `step` multiplies where it must not draw dropout anew: one [batch_size, width] a layer and the output.
+
+        None where every step draws a new mask.
+        """
+        if not (training and self.stack.dropout and self.stack.dropout_per_sequence):
+            return None
+        widths = [cell.kernel.shape[0] for cell in self.cells]
+        return self.stack.noises([*widths, self.output_units or self.units + widths[0]], batch_size)
 
     def run(self, hidden, state, training):
         """The stack over all steps: [B, T, X] to [B, T, units]."""

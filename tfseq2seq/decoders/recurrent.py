@@ -54,7 +54,7 @@ class RecurrentDecoder(StackedDecoder):
             state: RecurrentState of N rows.
             memory: [B, C] float.
             training: Whether dropout is on.
-            noises: Masks of the dropout that all steps share, see `Stack.noises`.
+            noises: From `noises`, where all steps share their dropout.
         Returns:
             output [N, output_units], the next RecurrentState and no weights, [N, 0] float32.
         """

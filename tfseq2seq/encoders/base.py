@@ -1,5 +1,7 @@
 """What all encoders share."""
 
+from typing import Any
+
 import keras
 
 from tfseq2seq.layers.pooling import Pooling
@@ -23,7 +25,7 @@ class Encoder(keras.layers.Layer):
     def __init__(self, pooling, **kwargs):
         super().__init__(**kwargs)
         self.pooling = pooling
-        self.pool = None if pooling == "last" else Pooling(pooling, name="pool", dtype=self.dtype_policy)
+        self.pool: Any = None if pooling == "last" else Pooling(pooling, name="pool", dtype=self.dtype_policy)
         self.supports_masking = True
         self.built = True  # the parts build themselves when they are first used
 

@@ -1,5 +1,7 @@
 """Dropout with cheap random bits."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -22,7 +24,7 @@ class Dropout(keras.layers.Layer):
     Returns:
         As the inputs.
     Raises:
-        ValueError: the rate is out of range.
+        ValueError: the rate is out of range; with `per_sequence`, one step alone.
     """
 
     def __init__(self, rate, per_sequence=False, **kwargs):
@@ -30,7 +32,7 @@ class Dropout(keras.layers.Layer):
         if not 0 <= rate < 1:
             raise ValueError(f"Dropout needs 0 <= rate < 1. Received: rate={rate}.")
         self.rate, self.per_sequence = rate, per_sequence
-        self.seed_generator = keras.random.SeedGenerator() if rate else None
+        self.seed_generator: Any = keras.random.SeedGenerator() if rate else None
         self.supports_masking = True
 
     def compute_mask(self, inputs, previous_mask):
@@ -41,7 +43,13 @@ class Dropout(keras.layers.Layer):
         if not training or not self.rate:
             return inputs
         shape = tf.shape(inputs)
-        return inputs * self.noise(tf.stack([shape[0], 1, shape[2]]) if self.per_sequence else shape)
+        if self.per_sequence:
+            if inputs.shape.rank != 3:
+                raise ValueError(
+                    "Dropout with per_sequence needs all steps at once, [batch, steps, width]; for one step multiply "
+                    f"by a `noise` drawn once. Received: {tuple(inputs.shape)}.")
+            shape = tf.stack([shape[0], 1, shape[2]])
+        return inputs * self.noise(shape)
 
     def noise(self, shape):
         """What inputs of this shape are multiplied by: 0, or 1 / (1 - rate)."""
@@ -49,8 +57,8 @@ class Dropout(keras.layers.Layer):
         seed = tf.cast(self.seed_generator.next(), tf.int32)
         bits = tf.random.stateless_uniform([(size + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int32)
         values = tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:size]
-        kept = tf.cast(tf.reshape(values, shape) >= threshold, self.compute_dtype)
-        return kept * tf.constant(_LEVELS / (_LEVELS - threshold), self.compute_dtype)
+        kept = tf.constant(_LEVELS / (_LEVELS - threshold), self.compute_dtype)
+        return tf.where(tf.reshape(values, shape) >= threshold, kept, tf.zeros([], self.compute_dtype))
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "per_sequence": self.per_sequence}

@@ -28,8 +28,8 @@ def rotate(vectors, positions):
     """Rotary position embedding (Su et al., 2021, arXiv:2104.09864, eq. 34), of queries and of keys.
 
     Units i and i + D / 2 of a vector at position p are turned as a plane by the angle p / 10000^(2i / D), so that
-    the product of a query and a key depends on the distance of their positions alone. The paper pairs units 2i and 2i + 1,
-    which is the same up to the order of the units.
+    the product of a query and a key depends on the distance of their positions alone. The paper pairs units 2i and
+    2i + 1, which is the same up to the order of the units.
 
     Args:
         vectors: [..., T, D] float, D even.
@@ -78,7 +78,9 @@ class LearnedPositions(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tfseq2seq")
 class RelativeBias(keras.layers.Layer):
-    """One learned scalar a head and a bucket of distances, added to the scores (Raffel et al., 2020, arXiv:1910.10683, 2.1).
+    """One learned scalar a head and a bucket of distances, added to the scores.
+
+    (Raffel et al., 2020, arXiv:1910.10683, section 2.1.)
 
     Half of a direction's buckets hold one distance each; the others grow logarithmically up to `max_distance`, and the
     last one holds all beyond.

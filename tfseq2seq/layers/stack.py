@@ -46,13 +46,8 @@ class Stack(keras.layers.Layer):
         """What the stack gives."""
         return self.before(self.layers, hidden, training, noise)
 
-    def noises(self, widths, batch_size, training):
-        """One noise a layer and one for the end, [batch_size, width] each, for a loop that must not draw its own.
-
-        None for each where a new mask is drawn at every step.
-        """
-        if not (training and self.dropout and self.dropout_per_sequence):
-            return [None] * (self.layers + 1)
+    def noises(self, widths, batch_size):
+        """One noise a layer and one for the end, [batch_size, width] each, for a loop that must not draw its own."""
         return [drop.noise([batch_size, width]) for drop, width in zip(self.drop, widths, strict=True)]
 
     def settings(self):

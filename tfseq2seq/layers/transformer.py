@@ -1,5 +1,7 @@
 """The Transformer's layers, on the rows of real steps."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -117,7 +119,8 @@ class TransformerLayer(keras.layers.Layer):
 
         self.self_attention = SelfAttention(units, heads, attention_dropout, name="self_attention", dtype=policy)
         self.self_residual = residual("self_attention")
-        self.cross_attention = self.cross_residual = None
+        self.cross_attention: Any = None
+        self.cross_residual: Any = None
         if cross_attention:
             self.cross_attention = CrossAttention(
                 units, heads, attention_dropout, name="cross_attention", dtype=policy)
@@ -142,7 +145,7 @@ class TransformerLayer(keras.layers.Layer):
             rows [R, units], and the weights on the source [B, heads, T, S] float32, or None.
         """
         projected = self.self_attention.project(self.self_residual.before(rows))
-        query, keys, values = self._turn(*self.self_attention.split(steps.unpack(projected)), positions)
+        query, keys, values = self._split(steps.unpack(projected), positions)
         mixed, weights = self.self_attention.attend(query, keys, values, bias, training)
         rows = self.self_residual.after(rows, self.self_attention.output(steps.pack(mixed)), training)
         weights = None
@@ -167,20 +170,21 @@ class TransformerLayer(keras.layers.Layer):
             rows [N, units], the cache with this step, weights on the source [B, heads, K, S] float32.
         """
         projected = self.self_attention.project(self.self_residual.before(rows))
-        query, keys, values = self._turn(*self.self_attention.split(projected[:, None]), position[None])
+        query, keys, values = self._split(projected[:, None], position[None])
         cache = tuple(tf.concat(pair, 2) for pair in zip(cache, (keys, values), strict=True))
-        mixed, _ = self.self_attention.attend(query, *cache, bias, training)
+        mixed, _ = self.self_attention.attend(query, cache[0], cache[1], bias, training)
         rows = self.self_residual.after(rows, self.self_attention.output(mixed[:, 0]), training)
         num_rows, num_sources = tf.shape(rows)[0], tf.shape(memory[0])[0]
         query = self.cross_attention.query(self.cross_residual.before(rows))
         beam = num_rows // tf.maximum(num_sources, 1)  # 0 sources have 0 rows
-        mixed, weights = self.cross_attention.attend(
-            tf.reshape(query, [num_sources, beam, query.shape[-1]]), *memory, memory_bias, training)
-        mixed = tf.reshape(mixed, [num_rows, query.shape[-1]])
+        query = tf.reshape(query, [num_sources, beam, query.shape[-1]])
+        mixed, weights = self.cross_attention.attend(query, memory[0], memory[1], memory_bias, training)
+        mixed = tf.reshape(mixed, [num_rows, mixed.shape[-1]])
         rows = self.cross_residual.after(rows, self.cross_attention.output(mixed), training)
         return self._feed(rows, training), cache, weights
 
-    def _turn(self, query, keys, values, positions):
+    def _split(self, projected, positions):
+        query, keys, values = self.self_attention.split(projected)
         if self.rotary:
             query, keys = rotate(query, positions), rotate(keys, positions)
         return query, keys, values
@@ -232,12 +236,12 @@ class TransformerStack(keras.layers.Layer):
     def build(self, inputs_shape):
         width = inputs_shape[-1]
         self.enter = Linear(self.units, name="enter", dtype=self.dtype_policy) if width != self.units else None
+        self.built = True
 
     def begin(self, inputs, positions, training):
         """[B, T, X] embedded steps to [B, T, units], with their positions [T] where these are added."""
-        if not self.built:
+        if not self.built:  # not called as a layer, which would do it
             self.build(inputs.shape)
-            self.built = True
         hidden = tf.cast(inputs, self.compute_dtype)
         if self.enter is not None:
             hidden = self.enter(hidden)

@@ -1,0 +1,309 @@
+"""Training a Transformer, beside Transformers' on PyTorch: python -m tests.benchmarks.train [small base] [--turns 5]
+
+Needs the environment of tests/peers/README.md and a quiet machine: other work slows both sides, but PyTorch, whose
+threads wait for each other after every operation, far more. Each side is a process of its own that waits while the
+other works; both take all cores.
+
+A turn is one pass over four batches, one for each quarter of the tokens of pairs of 5 to 40 tokens (mean 20) sorted by
+length, each of about 2,048 padded target tokens: forward, backward and Adam, with dropout 0.1, label smoothing 0.1, one
+table for source, target and output, and no clipping. Counted are real target tokens; the ratio is the median over the
+turns. With the same weights and no dropout both must first give the same loss, or nothing is timed. The share of the
+peak is that of the best large matrix product of the same run; the work is three times the operations of the forward
+pass over real tokens.
+"""
+
+import argparse
+import itertools
+import multiprocessing
+import os
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+PAD, BOS, EOS = 0, 2, 3
+BATCH_TOKENS = 2048  # padded target tokens
+LABEL_SMOOTHING = DROPOUT = 0.1
+ADAM = {"learning_rate": 1e-4, "betas": (0.9, 0.98), "epsilon": 1e-9}
+
+
+class Size(NamedTuple):
+    """Of a Transformer with as many layers in the encoder as in the decoder."""
+
+    units: int
+    feed_forward_units: int
+    heads: int
+    layers: int
+    vocabulary_size: int
+
+
+SIZES = {
+    "tiny": Size(32, 64, 2, 1, 100),  # to try this program
+    "small": Size(256, 1024, 4, 3, 8000),
+    "base": Size(512, 2048, 8, 6, 32000),
+}
+
+
+class TrainingBatch(NamedTuple):
+    """All [B, steps] int32: source ended by EOS, target with BOS before, labels with EOS after."""
+
+    source: np.ndarray
+    target: np.ndarray
+    labels: np.ndarray
+
+
+class Ours:
+    """Our model, trained as `fit` does."""
+
+    def __init__(self, size, batches, jit_compile):
+        import keras
+        import tensorflow as tf
+
+        from tfseq2seq.losses import TokenCrossEntropy
+        from tfseq2seq.model import Seq2Seq
+
+        self.batches = batches
+        table = {
+            "kind": "transformer", "layers": size.layers, "units": size.units, "heads": size.heads,
+            "feed_forward_units": size.feed_forward_units, "norm": "post", "dropout": DROPOUT}
+        self.model = Seq2Seq(
+            {"embedding_units": size.units, "share_embeddings": "all", "encoder": table, "decoder": table},
+            size.vocabulary_size, size.vocabulary_size)
+        optimizer = keras.optimizers.Adam(ADAM["learning_rate"], *ADAM["betas"], ADAM["epsilon"])
+        self.model.compile(optimizer, loss=TokenCrossEntropy(LABEL_SMOOTHING), jit_compile=jit_compile)
+        optimizer.build(self.model.trainable_variables)
+        self.model.make_train_function()
+        ids = tf.TensorSpec([None, None], tf.int32)
+        self.iterator = iter(tf.data.Dataset.from_generator(
+            lambda: ((self._inputs(batch), batch.labels) for batch in itertools.cycle(batches)),
+            output_signature=({"source": ids, "target": ids}, ids)))
+
+    def set_weights(self, weights):
+        """The peer's weights."""
+        from tests.peers.copying import set_marian
+
+        set_marian(self.model, weights)
+
+    def count_parameters(self):
+        """Number of trainable scalars."""
+        return self.model.count_parameters()
+
+    def losses(self):
+        """Mean loss per real token of each batch, without dropout."""
+        losses = []
+        for batch in self.batches:
+            logits = self.model(self._inputs(batch), training=False)
+            losses.append(float(self.model.loss(batch.labels, logits)) / np.sum(batch.labels != PAD))
+        return losses
+
+    def train(self):
+        """One pass over the batches; the last loss."""
+        logs = [self.model.train_function(self.iterator) for _ in self.batches]
+        return float(logs[-1]["loss"])
+
+    def multiply(self, matrix):
+        """The matrix times itself."""
+        import tensorflow as tf
+
+        return tf.matmul(matrix, matrix)[0, 0].numpy()
+
+    def _inputs(self, batch):
+        return {"source": batch.source, "target": batch.target}
+
+
+class Theirs:
+    """Marian's architecture in Transformers, trained by a loop of our own, as fast as it can be without compilation."""
+
+    def __init__(self, size, batches):
+        import torch
+        from transformers import MarianConfig, MarianMTModel
+
+        from tests.peers.copying import interleaved_waves
+
+        self.torch = torch
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        self.batches = [TrainingBatch(*(torch.tensor(ids).long() for ids in batch)) for batch in batches]
+        options = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (
+            ("layers", size.layers), ("attention_heads", size.heads), ("ffn_dim", size.feed_forward_units))}
+        self.model = MarianMTModel(MarianConfig(
+            vocab_size=size.vocabulary_size, d_model=size.units, activation_function="relu", dropout=DROPOUT,
+            attention_dropout=0.0, activation_dropout=0.0, scale_embedding=True, max_position_embeddings=64,
+            pad_token_id=PAD, eos_token_id=EOS, decoder_start_token_id=BOS, attn_implementation="sdpa", **options))
+        for module in self.model.modules():  # to the order of sines and cosines and the epsilon of ours
+            if hasattr(module, "create_weight"):
+                module.weight.data = torch.tensor(interleaved_waves(module.create_weight().numpy()))
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = 1e-6
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), ADAM["learning_rate"], ADAM["betas"], ADAM["epsilon"], fused=True)
+
+    def get_weights(self):
+        """What `copying.set_marian` reads."""
+        from tests.peers.copying import named_arrays
+
+        weights = named_arrays(self.model)
+        return {name: value for name, value in weights.items() if "embed_" not in name and "lm_head" not in name}
+
+    def count_parameters(self):
+        """Number of trainable scalars."""
+        return sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
+
+    def losses(self):
+        """Mean loss per real token of each batch, without dropout."""
+        self.model.eval()
+        with self.torch.no_grad():
+            return [self._loss(batch).item() for batch in self.batches]
+
+    def train(self):
+        """One pass over the batches; the last loss."""
+        self.model.train()
+        for batch in self.batches:
+            self.optimizer.zero_grad()
+            loss = self._loss(batch)
+            loss.backward()
+            self.optimizer.step()
+        return loss.item()
+
+    def multiply(self, matrix):
+        """The matrix times itself."""
+        tensor = self.torch.from_numpy(matrix)
+        return (tensor @ tensor)[0, 0].item()
+
+    def _loss(self, batch):
+        logits = self.model(
+            input_ids=batch.source, attention_mask=batch.source != PAD, decoder_input_ids=batch.target,
+            use_cache=False).logits
+        return self.torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=PAD, label_smoothing=LABEL_SMOOTHING)
+
+
+def serve(connection, side, arguments):
+    """The life of a side's process: answers (method, arguments) with the result and the seconds it took."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    side = side(*arguments)
+    while request := connection.recv():
+        method, arguments = request
+        start = time.perf_counter()
+        result = getattr(side, method)(*arguments)
+        connection.send((result, time.perf_counter() - start))
+
+
+class Worker:
+    """A side in a process of its own."""
+
+    def __init__(self, side, *arguments):
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, side, arguments), daemon=True)
+        self.process.start()
+        other.close()
+
+    def ask(self, method, *arguments):
+        """The result of the method, and its seconds."""
+        self.connection.send((method, arguments))
+        return self.connection.recv()
+
+    def stop(self):
+        """Ends the process."""
+        self.connection.send(None)
+        self.process.join()
+
+
+def make_batches(vocabulary_size):
+    """One batch for each quarter of the tokens, shortest first."""
+    random = np.random.default_rng(0)
+    target = np.clip(np.round(random.normal(19.5, 8.0, 20_000)), 5, 40).astype(int)
+    source = np.clip(np.round(target + random.normal(0.0, 3.0, 20_000)), 5, 40).astype(int)
+    longer = np.maximum(source, target)
+    order = np.argsort(longer, kind="stable")
+    quarters = np.cumsum(longer[order]) * 4 // (longer.sum() + 1)
+    batches = []
+    for quarter in range(4):
+        pairs = order[quarters == quarter]
+        chosen = random.choice(pairs, BATCH_TOKENS // longer[pairs].max(), replace=False)
+        sources, targets = (
+            [random.integers(4, vocabulary_size, length - 1) for length in lengths[chosen]]
+            for lengths in (source, target))
+        batches.append(TrainingBatch(
+            _pad([[*row, EOS] for row in sources]), _pad([[BOS, *row] for row in targets]),
+            _pad([[*row, EOS] for row in targets])))
+    return batches
+
+
+def _pad(rows):
+    width = max(map(len, rows))
+    return np.array([[*row, *[PAD] * (width - len(row))] for row in rows], np.int32)
+
+
+def training_operations(size, batches):
+    """Floating-point operations of one pass over the batches: three times those of the forward pass on real tokens."""
+    units, layers = size.units, size.layers
+    feed_forward = 4 * units * size.feed_forward_units
+    per_source = layers * (8 * units**2 + feed_forward + 4 * units**2)  # the last: keys and values for the decoder
+    per_target = layers * (12 * units**2 + feed_forward) + 2 * units * size.vocabulary_size
+    total = 0
+    for batch in batches:
+        sources, targets = (np.sum(ids != PAD, 1) for ids in (batch.source, batch.labels))
+        scores = sources**2 + targets**2 + sources * targets  # and mixing the values takes as many again
+        total += per_source * sources.sum() + per_target * targets.sum() + layers * 4 * units * scores.sum()
+    return 3 * int(total)
+
+
+def peak(workers, steps=2048, repeats=10):
+    """Operations a second of a large matrix product, the best of both sides."""
+    matrix = np.random.default_rng(0).normal(size=(steps, steps)).astype(np.float32)
+    return max(
+        2 * steps**3 / min(worker.ask("multiply", matrix)[1] for _ in range(repeats)) for worker in workers)
+
+
+def check(ours, theirs):
+    """Makes both sides do the same work.
+
+    Raises:
+        ValueError: their losses or numbers of parameters differ.
+    """
+    ours.ask("set_weights", theirs.ask("get_weights")[0])
+    for method, tolerance in (("count_parameters", 0), ("losses", 1e-4)):
+        one, two = (worker.ask(method)[0] for worker in (ours, theirs))
+        if not np.allclose(one, two, rtol=tolerance, atol=0):
+            raise ValueError(f"Both sides need the same {method}. Received: {one} and {two}.")
+
+
+def compare(name, turns, jit_compile):
+    """Prints one size's results."""
+    size = SIZES[name]
+    batches = make_batches(size.vocabulary_size)
+    tokens = sum(int(np.sum(batch.labels != PAD)) for batch in batches)
+    operations = training_operations(size, batches)
+    ours, theirs = workers = Worker(Ours, size, batches, jit_compile), Worker(Theirs, size, batches)
+    check(ours, theirs)
+    for worker in workers * 2:  # warm-up: two steps of each shape
+        worker.ask("train")
+    best = peak(workers)
+    shapes = ", ".join(f"{len(batch.target)} x {batch.target.shape[1]}" for batch in batches)
+    print(f"{name}: batches {shapes}, {tokens:,} real target tokens; matmul {best / 1e9:.0f} GFLOP/s", flush=True)
+    seconds = []
+    for turn in range(turns):
+        seconds.append([worker.ask("train")[1] for worker in workers])
+        speeds = tokens / np.array(seconds[-1])
+        print(
+            f"  turn {turn + 1}: ours {speeds[0]:,.0f} tokens/s, Transformers {speeds[1]:,.0f}, "
+            f"ratio {speeds[0] / speeds[1]:.2f}", flush=True)
+    for worker in workers:
+        worker.stop()
+    seconds = np.array(seconds)
+    speeds, ratio = tokens / np.median(seconds, 0), np.median(seconds[:, 1] / seconds[:, 0])
+    shares = operations / np.median(seconds, 0) / best
+    print(
+        f"{name}{', XLA' if jit_compile else ''}: ours {speeds[0]:,.0f} tokens/s ({shares[0]:.0%} of the matmul peak), "
+        f"Transformers {speeds[1]:,.0f} ({shares[1]:.0%}), ratio {ratio:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", choices=SIZES, default=["small", "base"])
+    parser.add_argument("--turns", type=int, default=5, help="passes of each side; the ratio is the median")
+    parser.add_argument("--jit-compile", action="store_true", help="train ours under XLA")
+    arguments = parser.parse_args()
+    for chosen in arguments.sizes:
+        compare(chosen, arguments.turns, arguments.jit_compile)

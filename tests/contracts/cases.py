@@ -1,0 +1,150 @@
+"""The models that the contracts are tested over: every kind of encoder with every kind of decoder, then each option.
+
+The first case of a kind bears its name and stands in a pair with the first case of every kind of the other side. A
+further case shows what its kind can also do, and stands in one or two pairs. `PAIRS` names them all.
+"""
+
+import functools
+
+import keras
+import numpy as np
+
+from tfseq2seq.config import Model
+from tfseq2seq.model import build_model
+from tfseq2seq.structures import BOS, EOS, PAD
+
+SOURCE_IDS, TARGET_IDS = 11, 10  # sizes of the vocabularies
+PLAIN = {"units": 8, "layers": 2, "dropout": 0.0}
+RECURRENT = {"kind": "recurrent", **PLAIN, "units": 4}  # two directions make it 8 wide
+CONVOLUTIONAL = {"kind": "convolutional", **PLAIN, "max_positions": 16}
+TRANSFORMER = {"kind": "transformer", **PLAIN, "heads": 2, "feed_forward_units": 16}
+ATTENTIONAL = {"kind": "attentional", **PLAIN}
+LEARNED = {"positions": "learned", "max_positions": 16}
+DROPPED = {"dropout": 0.1, "dropout_per_sequence": True}
+
+# Name -> the table of a recipe.
+ENCODERS = {
+    "recurrent": RECURRENT,
+    "convolutional": CONVOLUTIONAL,
+    "transformer": TRANSFORMER,
+    "sequence": {"kind": "sequence", "encoders": [CONVOLUTIONAL, RECURRENT]},
+    "parallel": {"kind": "parallel", "encoders": [RECURRENT, {**TRANSFORMER, **LEARNED}]},
+    "recurrent-gru-one-way-residual-layer-norm-mean": {
+        "kind": "recurrent", **PLAIN, **DROPPED, "cell": "gru", "bidirectional": False, "residual": True,
+        "normalization": "layer", "pooling": "mean"},
+    "recurrent-rms-norm-attentive": {**RECURRENT, "normalization": "rms", "pooling": "attentive"},
+    "recurrent-max": {**RECURRENT, "cell": "gru", "dropout": 0.1, "pooling": "max"},
+    "recurrent-merged-states": {**RECURRENT, "units": 8, "merge_states": True},
+    "convolutional-kernel-5-max": {**CONVOLUTIONAL, "kernel_size": 5, "dropout": 0.1, "pooling": "max"},
+    "convolutional-attentive": {**CONVOLUTIONAL, "layers": 1, "pooling": "attentive"},
+    "transformer-post-norm-rms-norm-gelu-relative-max": {
+        **TRANSFORMER, "norm": "post", "normalization": "rms", "activation": "gelu", "positions": "relative",
+        "pooling": "max", "dropout": 0.1},
+    "transformer-gated-swish-rotary-attentive": {
+        **TRANSFORMER, "gated": True, "activation": "swish", "positions": "rotary", "pooling": "attentive",
+        "attention_dropout": 0.1},
+    "transformer-learned": {**TRANSFORMER, **LEARNED, "feed_forward_dropout": 0.1},
+    "transformer-no-positions": {**TRANSFORMER, "positions": "none"},
+    "sequence-of-three": {"kind": "sequence", "encoders": [
+        {**RECURRENT, "layers": 1}, CONVOLUTIONAL, {**TRANSFORMER, "pooling": "attentive"}]},
+    "parallel-with-states": {"kind": "parallel", "encoders": [RECURRENT, {**RECURRENT, "cell": "gru", "layers": 1}]},
+}
+DECODERS = {
+    "recurrent": {**PLAIN, "kind": "recurrent"},
+    "attentional": ATTENTIONAL,
+    "transformer": TRANSFORMER,
+    "recurrent-gru-residual-rms-norm-pooled": {
+        **PLAIN, **DROPPED, "kind": "recurrent", "cell": "gru", "residual": True, "normalization": "rms",
+        "bridge": "pooled"},
+    "recurrent-copy": {**PLAIN, "kind": "recurrent", "bridge": "copy"},
+    "attentional-copy": {**ATTENTIONAL, "bridge": "copy"},
+    "attentional-additive-gru-residual-layer-norm-pooled": {
+        **ATTENTIONAL, "attention": "additive", "cell": "gru", "residual": True, "normalization": "layer",
+        "bridge": "pooled", "dropout": 0.1},
+    "attentional-normed-additive-input-feeding": {
+        **ATTENTIONAL, **DROPPED, "attention": "normed_additive", "input_feeding": True, "residual": True},
+    "attentional-dot-zero": {**ATTENTIONAL, "attention": "dot", "bridge": "zero"},
+    "attentional-scaled-dot-dense": {**ATTENTIONAL, "attention": "scaled_dot", "bridge": "dense"},
+    "attentional-concat": {**ATTENTIONAL, "attention": "concat", "layers": 1},
+    "attentional-multi-head-input-feeding": {
+        **ATTENTIONAL, "attention": "multi_head", "heads": 2, "input_feeding": True, "cell": "gru"},
+    "transformer-post-norm-gelu-rotary": {
+        **TRANSFORMER, "norm": "post", "activation": "gelu", "positions": "rotary", "dropout": 0.1},
+    "transformer-rms-norm-gated-relative": {
+        **TRANSFORMER, "normalization": "rms", "gated": True, "activation": "swish", "positions": "relative"},
+    "transformer-learned": {**TRANSFORMER, **LEARNED, "attention_dropout": 0.1},
+    "transformer-no-positions": {**TRANSFORMER, "positions": "none", "feed_forward_dropout": 0.1},
+}
+# What is tied, where a pair's name ends in it; both sides then have one vocabulary.
+TIED = ("source_target", "target_output", "all")
+
+
+def first_of_each_kind(cases):
+    """Names of the first case of each kind."""
+    return list({table["kind"]: name for name, table in reversed(cases.items())}.values())[::-1]
+
+
+KIND_PAIRS = [
+    f"{encoder}+{decoder}" for encoder in first_of_each_kind(ENCODERS) for decoder in first_of_each_kind(DECODERS)]
+# Each kind of encoder and of decoder, for what takes long.
+FEW_PAIRS = [
+    "recurrent+recurrent", "convolutional+attentional", "transformer+transformer", "sequence+transformer",
+    "parallel+attentional"]
+PAIRS = [
+    *KIND_PAIRS,
+    "recurrent-gru-one-way-residual-layer-norm-mean+recurrent-gru-residual-rms-norm-pooled",
+    "recurrent-gru-one-way-residual-layer-norm-mean+attentional-normed-additive-input-feeding",
+    "recurrent-rms-norm-attentive+recurrent",
+    "recurrent-max+attentional-additive-gru-residual-layer-norm-pooled",
+    "recurrent-merged-states+recurrent-copy",
+    "recurrent-merged-states+attentional-copy",
+    "recurrent+attentional-scaled-dot-dense",
+    "convolutional-kernel-5-max+recurrent-gru-residual-rms-norm-pooled",
+    "convolutional-attentive+attentional-additive-gru-residual-layer-norm-pooled",
+    "convolutional+attentional-multi-head-input-feeding",
+    "transformer-post-norm-rms-norm-gelu-relative-max+transformer-post-norm-gelu-rotary",
+    "transformer-gated-swish-rotary-attentive+recurrent",
+    "transformer-learned+transformer-rms-norm-gated-relative",
+    "transformer-no-positions+transformer-no-positions",
+    "transformer+attentional-dot-zero",
+    "sequence-of-three+attentional-concat",
+    "parallel-with-states+transformer-learned",
+    "parallel-with-states+attentional-multi-head-input-feeding",
+    "recurrent+attentional+source_target",
+    "convolutional+recurrent+target_output",
+    "recurrent+attentional-normed-additive-input-feeding+all",
+    "transformer+transformer+all",
+]
+EACH_CASE = FEW_PAIRS + PAIRS[len(KIND_PAIRS):]  # each encoder and each decoder at least once
+
+# An EOS inside is one more token to all but the parallel encoder, which begins its next source there.
+SOURCE = np.array([[4, 5, EOS, 6, 7, EOS], [8, EOS, 9, EOS, PAD, PAD]], np.int32)
+TARGET = np.array([[BOS, 4, 5, 6], [BOS, 7, PAD, PAD]], np.int32)
+LABELS = np.array([[4, 5, 6, EOS], [7, EOS, PAD, PAD]], np.int32)
+
+
+def model_config(pair):
+    """`tfseq2seq.config.Model` of a pair."""
+    encoder, decoder, *tied = pair.split("+")
+    return Model(
+        embedding_units=6, share_embeddings=tied[0] if tied else "none", encoder=ENCODERS[encoder],
+        decoder=DECODERS[decoder])
+
+
+def make(pair, precision="float32"):
+    """A model of a pair's own, the same at every call.
+
+    No weight is left at 0 or 1, as many are at first: a bias or scale that a path forgets must show.
+    """
+    keras.utils.set_random_seed(1)
+    model = build_model(model_config(pair), TARGET_IDS if pair.endswith(TIED) else SOURCE_IDS, TARGET_IDS, precision)
+    random = np.random.default_rng(2)
+    for variable in model.trainable_variables:
+        variable.assign_add(random.normal(0.0, 0.2, variable.shape))
+    return model
+
+
+@functools.cache
+def shared(pair):
+    """The pair's model that all tests share, which must leave it as it is."""
+    return make(pair)

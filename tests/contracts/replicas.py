@@ -1,0 +1,63 @@
+"""Gradients of every pair of kinds on one device and as the sum over two replicas; prints them compared, as JSON.
+
+A process of its own: TensorFlow fixes its devices at the first use.
+"""
+
+import json
+
+import numpy as np
+import tensorflow as tf
+
+from tests.contracts.cases import KIND_PAIRS, make
+from tfseq2seq.losses import TokenCrossEntropy
+from tfseq2seq.structures import BOS, EOS
+from tfseq2seq.training import make_strategy
+
+LENGTHS = [1, 2, 0, 0, 5, 5, 4, 3]  # target tokens of each row: the halves hold 3 and 17, and whole rows of padding
+
+
+def make_batch():
+    """source, target and labels [8, 6], and weights that hold 1 / (real tokens of both halves)."""
+    random = np.random.default_rng(0)
+    source, target, labels = (np.zeros((8, 6), np.int32) for _ in range(3))
+    for row, length in enumerate(LENGTHS):
+        if length:
+            source[row, : length + 1] = [*random.integers(4, 11, length), EOS]
+            words = random.integers(4, 10, length - 1)
+            target[row, :length] = [BOS, *words]
+            labels[row, :length] = [*words, EOS]
+    return source, target, labels, (labels != 0).astype(np.float32) / sum(LENGTHS)
+
+
+def gradients_of(model, source, target, labels, weights):
+    with tf.GradientTape() as tape:
+        logits = model({"source": source, "target": target}, training=True)
+        loss = TokenCrossEntropy(0.1)(labels, logits, sample_weight=weights)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    return [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+
+def compare(pair, strategy, batch):
+    """The gradients' largest difference, as a share of the largest gradient, and whether all are finite."""
+    one = gradients_of(make(pair), *map(tf.constant, batch))
+    with strategy.scope():
+        model = make(pair)
+    halves = [
+        strategy.experimental_distribute_values_from_function(
+            lambda context, part=part: tf.constant(np.split(part, 2)[context.replica_id_in_sync_group]))
+        for part in batch]
+    # Without a graph: to trace one takes ten times as long.
+    replicas = strategy.run(lambda *half: gradients_of(model, *half), args=halves)
+    two = [sum(strategy.experimental_local_results(gradient)) for gradient in replicas]
+    largest = max(np.abs(gradient).max() for gradient in one)
+    difference = max(np.abs(each - other).max() for each, other in zip(one, two, strict=True))
+    return {
+        "replicas": strategy.num_replicas_in_sync, "largest": float(largest),
+        "difference": float(difference / largest), "finite": all(bool(np.isfinite(gradient).all()) for gradient in two)}
+
+
+if __name__ == "__main__":
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    mirrored = make_strategy(2)
+    print(json.dumps({pair: compare(pair, mirrored, make_batch()) for pair in KIND_PAIRS}))
