@@ -5,7 +5,7 @@ The map, in the order of the data; names in brackets are packages beside this on
     config          what a recipe may say                 structures   what the stages hand on
     [pipelines]     obtain, check, prepare and batch the pairs
     tokenizers      strings <-> ids, inside the graph
-    layers          embeddings, recurrence, attention
+    layers          embeddings, positions, recurrence, convolution, attention, the Transformer's
     encoders        read the source                       decoders     write the target, one step at a time
     model           Seq2Seq: both of them, as a Keras model
     losses          cross-entropy per real target token   optimization rates, clipping
