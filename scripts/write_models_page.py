@@ -49,8 +49,8 @@ EXAMPLES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         (", a recurrent one last", {"encoders": [{"kind": "convolutional"}, {"kind": "recurrent"}]}),
         (", another one last", {"encoders": [{"kind": "recurrent"}, {"kind": "transformer"}]})],
     "parallel": [
-        (" of recurrent ones", {"encoders": [{"kind": "recurrent"}, {"kind": "recurrent"}]}),
-        (" with others", {"encoders": [{"kind": "recurrent", "units": 256}, {"kind": "transformer", "units": 512}]})],
+        (", a recurrent one among them", {"encoders": [{"kind": "transformer"}, {"kind": "recurrent"}]}),
+        (" of others", {"encoders": [{"kind": "transformer"}, {"kind": "convolutional", "units": 512}]})],
 }
 
 

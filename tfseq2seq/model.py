@@ -71,7 +71,6 @@ class Seq2Seq(keras.Model):
         self.teacher_forcing_ratio = 1.0  # of training's steps that read the true token; see `call_with_sampling`
         self.coins = keras.random.SeedGenerator(name="coins")
         self.num_traces = 0  # of the training step; every distinct shape may cost one
-        self.supports_jit = False  # so that compile's "auto" means off: XLA compiles each shape anew
         self.build()
 
     def build(self, input_shape=None):
@@ -179,6 +178,10 @@ class Seq2Seq(keras.Model):
     def _logits(self, output):
         logits = self.target_embedding.logits(output) if self.output_layer is None else self.output_layer(output)
         return tf.cast(logits, tf.float32)
+
+    def _resolve_auto_jit_compile(self):
+        """Keras' hook for `compile`'s "auto": off, as XLA compiles each shape of a batch anew."""
+        return False
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Keras' hook before the first step: the weights exist, so only the optimizer's are missing.

@@ -27,8 +27,9 @@ ENCODERS = {
     "recurrent": RECURRENT,
     "convolutional": CONVOLUTIONAL,
     "transformer": TRANSFORMER,
-    "sequence": {"kind": "sequence", "encoders": [CONVOLUTIONAL, RECURRENT]},
-    "parallel": {"kind": "parallel", "encoders": [RECURRENT, {**TRANSFORMER, **LEARNED}]},
+    "sequence": {"kind": "sequence", "encoders": [{**CONVOLUTIONAL, "layers": 1}, {**RECURRENT, "layers": 1}]},
+    "parallel": {"kind": "parallel", "encoders": [
+        {**RECURRENT, "layers": 1}, {**TRANSFORMER, **LEARNED, "layers": 1}]},
     "recurrent-gru-one-way-residual-layer-norm-mean": {
         "kind": "recurrent", **PLAIN, **DROPPED, "cell": "gru", "bidirectional": False, "residual": True,
         "normalization": "layer", "pooling": "mean"},
@@ -46,8 +47,10 @@ ENCODERS = {
     "transformer-learned": {**TRANSFORMER, **LEARNED, "feed_forward_dropout": 0.1},
     "transformer-no-positions": {**TRANSFORMER, "positions": "none"},
     "sequence-of-three": {"kind": "sequence", "encoders": [
-        {**RECURRENT, "layers": 1}, CONVOLUTIONAL, {**TRANSFORMER, "pooling": "attentive"}]},
-    "parallel-with-states": {"kind": "parallel", "encoders": [RECURRENT, {**RECURRENT, "cell": "gru", "layers": 1}]},
+        {**RECURRENT, "layers": 1}, {**CONVOLUTIONAL, "layers": 1},
+        {**TRANSFORMER, "layers": 1, "pooling": "attentive"}]},
+    "parallel-with-states": {"kind": "parallel", "encoders": [
+        {**RECURRENT, "layers": 1}, {**RECURRENT, "cell": "gru", "layers": 1}]},
 }
 DECODERS = {
     "recurrent": {**PLAIN, "kind": "recurrent"},
@@ -93,29 +96,27 @@ FEW_PAIRS = [
 PAIRS = [
     *KIND_PAIRS,
     "recurrent-gru-one-way-residual-layer-norm-mean+recurrent-gru-residual-rms-norm-pooled",
-    "recurrent-gru-one-way-residual-layer-norm-mean+attentional-normed-additive-input-feeding",
     "recurrent-rms-norm-attentive+recurrent",
     "recurrent-max+attentional-additive-gru-residual-layer-norm-pooled",
     "recurrent-merged-states+recurrent-copy",
     "recurrent-merged-states+attentional-copy",
-    "recurrent+attentional-scaled-dot-dense",
-    "convolutional-kernel-5-max+recurrent-gru-residual-rms-norm-pooled",
-    "convolutional-attentive+attentional-additive-gru-residual-layer-norm-pooled",
-    "convolutional+attentional-multi-head-input-feeding",
+    "recurrent+attentional-scaled-dot-dense+source_target",
+    "recurrent+attentional-normed-additive-input-feeding+all",
+    "convolutional-kernel-5-max+recurrent+target_output",
+    "convolutional-attentive+recurrent-gru-residual-rms-norm-pooled",
     "transformer-post-norm-rms-norm-gelu-relative-max+transformer-post-norm-gelu-rotary",
     "transformer-gated-swish-rotary-attentive+recurrent",
-    "transformer-learned+transformer-rms-norm-gated-relative",
+    "transformer-learned+attentional-dot-zero",
     "transformer-no-positions+transformer-no-positions",
-    "transformer+attentional-dot-zero",
+    "transformer+transformer-learned+all",
     "sequence-of-three+attentional-concat",
-    "parallel-with-states+transformer-learned",
+    "parallel-with-states+transformer-rms-norm-gated-relative",
     "parallel-with-states+attentional-multi-head-input-feeding",
-    "recurrent+attentional+source_target",
-    "convolutional+recurrent+target_output",
-    "recurrent+attentional-normed-additive-input-feeding+all",
-    "transformer+transformer+all",
 ]
-EACH_CASE = FEW_PAIRS + PAIRS[len(KIND_PAIRS):]  # each encoder and each decoder at least once
+EACH_CASE = FEW_PAIRS + PAIRS[len(KIND_PAIRS) :]  # each encoder and each decoder at least once
+# Search sees of an encoder only what the decoder makes of it.
+SEARCHED_PAIRS = KIND_PAIRS + [
+    pair for pair in {pair.split("+")[1]: pair for pair in reversed(PAIRS)}.values() if pair not in KIND_PAIRS]
 
 # An EOS inside is one more token to all but the parallel encoder, which begins its next source there.
 SOURCE = np.array([[4, 5, EOS, 6, 7, EOS], [8, EOS, 9, EOS, PAD, PAD]], np.int32)

@@ -18,7 +18,7 @@ MEMORY_MASK = np.array([[True] * 4, [True, True, False, False]])
 
 
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("activation", ["relu", "gelu", "swish"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "swish"])
 def test_feed_forward_is_the_papers_formula(activation, gated):
     layer = FeedForward(UNITS, 12, activation, gated)
     layer(ROWS)

@@ -32,7 +32,13 @@ def gelu(x):
     return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
 
 
-ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0), "gelu": gelu, "swish": lambda x: x * sigmoid(x)}
+def gelu_tanh(x):
+    """Hendrycks & Gimpel, 2016, the approximation of section 2."""
+    return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+ACTIVATIONS = {
+    "relu": lambda x: np.maximum(x, 0), "gelu": gelu, "gelu_tanh": gelu_tanh, "swish": lambda x: x * sigmoid(x)}
 
 
 def linear(layer, x):

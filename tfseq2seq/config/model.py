@@ -119,7 +119,7 @@ class _Transformer(_Network):
     units: PositiveInt = 512
     heads: PositiveInt = 8  # units must be a multiple of it
     feed_forward_units: PositiveInt = 2048
-    activation: Literal["relu", "gelu", "swish"] = "relu"
+    activation: Literal["relu", "gelu", "gelu_tanh", "swish"] = "relu"
     gated: bool = False  # the feed-forward layer as GLU: activation(x W) * (x V) (Shazeer, 2020)
     norm: Literal["pre", "post"] = "pre"  # before each sublayer, or after its residual as Vaswani et al.
     normalization: Literal["layer", "rms"] = "layer"

@@ -11,7 +11,12 @@ from tfseq2seq.layers.multihead import CrossAttention, SelfAttention
 from tfseq2seq.layers.normalization import NORMALIZATIONS
 from tfseq2seq.layers.positions import LearnedPositions, RelativeBias, rotate, sinusoids
 
-ACTIVATIONS = {"relu": tf.nn.relu, "gelu": tf.nn.gelu, "swish": tf.nn.silu}
+ACTIVATIONS = {
+    "relu": tf.nn.relu,
+    "gelu": tf.nn.gelu,  # x times the normal distribution's function (Hendrycks & Gimpel, 2016, arXiv:1606.08415)
+    "gelu_tanh": lambda values: tf.nn.gelu(values, approximate=True),  # as BERT, GPT-2 and T5 v1.1 compute it
+    "swish": tf.nn.silu,
+}
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -23,7 +28,7 @@ class FeedForward(keras.layers.Layer):
     Args:
         units: Width of the output.
         inner_units: Width between the two maps.
-        activation: "relu", "gelu" (exact) or "swish".
+        activation: A name of `ACTIVATIONS`.
         gated: Whether the inner values are gated.
         dropout: Share of the inner values set to 0 in training, in [0, 1).
     Call arguments:
