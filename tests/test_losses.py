@@ -35,10 +35,17 @@ def test_gradient_equals_automatic_differentiation_of_the_formula():
     upstream = tf.constant(RANDOM.normal(size=6).astype(np.float32))
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(rows)
-        ours = tf.reduce_sum(upstream * smoothed_cross_entropy(rows, labels, tf.constant(0.1)))
+        ours = tf.reduce_sum(upstream * smoothed_cross_entropy(rows, labels, tf.constant(0.1))[0])
         target = 0.9 * tf.one_hot(labels, 5) + 0.1 / 5
         plain = tf.reduce_sum(upstream * tf.nn.softmax_cross_entropy_with_logits(target, rows))
     np.testing.assert_allclose(tape.gradient(ours, rows), tape.gradient(plain, rows), atol=1e-6)
+
+
+def test_likelihood_and_hits_come_without_smoothing():
+    _, nats, correct = TokenCrossEntropy(0.1).per_token(LABELS, LOGITS)
+    mask = LABELS != 0
+    np.testing.assert_allclose(nats, np.where(mask, expected_losses(0), 0), rtol=1e-5)
+    np.testing.assert_array_equal(correct, mask & (LOGITS.argmax(-1) == LABELS))
 
 
 def test_config_round_trip_and_range():

@@ -12,27 +12,28 @@ def smoothed_cross_entropy(logits, labels, smoothing):
 
     loss = -(1 - eps) log p[label] - eps / V * sum over v of log p[v] (Szegedy et al., 2016,
     arXiv:1512.00567, section 7). The gradient softmax(logits) - target is written out: autodiff would
-    keep four more arrays as large as the logits.
+    keep four more arrays as large as the logits. The other results come from the same passes over them.
 
     Args:
         logits: [N, V] float32.
         labels: [N] int32.
         smoothing: eps, scalar float in [0, 1).
     Returns:
-        [N] float32, nats.
+        loss [N] float32, nats; -log p[label] [N] float32, nats; [N] bool, whether no other label is likelier. Only
+        the loss has a gradient.
     """
-    logsumexp = tf.reduce_logsumexp(logits, -1)
-    loss = logsumexp - (1.0 - smoothing) * tf.gather(logits, labels, batch_dims=1)
-    loss -= smoothing * tf.reduce_mean(logits, -1)
+    found, largest = tf.gather(logits, labels, batch_dims=1), tf.reduce_max(logits, -1)
+    logsumexp = largest + tf.math.log(tf.reduce_sum(tf.exp(logits - largest[:, None]), -1))
+    loss = logsumexp - (1.0 - smoothing) * found - smoothing * tf.reduce_mean(logits, -1)
 
-    def gradient(upstream):
+    def gradient(upstream, *unused):
         size = tf.shape(logits)[-1]
         uniform = smoothing / tf.cast(size, logits.dtype)
-        probabilities = tf.exp(logits - logsumexp[:, None])
-        target = tf.one_hot(labels, size, on_value=1.0 - smoothing, off_value=0.0, dtype=logits.dtype)
-        return upstream[:, None] * (probabilities - uniform - target), None, None
+        towards = upstream[:, None] * (tf.exp(logits - logsumexp[:, None]) - uniform)
+        places = tf.stack([tf.range(tf.shape(labels)[0]), labels], 1)
+        return tf.tensor_scatter_nd_sub(towards, places, (1.0 - smoothing) * upstream), None, None
 
-    return loss, gradient
+    return (loss, logsumexp - found, found >= largest), gradient
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -59,11 +60,18 @@ class TokenCrossEntropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
-        labels = tf.cast(y_true, tf.int32)
-        logits = tf.cast(y_pred, tf.float32)
+        return self.per_token(y_true, y_pred)[0]
+
+    def per_token(self, labels, logits):
+        """Loss, -log p(label) without smoothing, both in nats, and whether the label was the likeliest.
+
+        Each [B, T] float32, 0 on padding.
+        """
+        labels, logits = tf.cast(labels, tf.int32), tf.cast(logits, tf.float32)
         rows = tf.reshape(logits, [-1, logits.shape[-1]])
-        losses = smoothed_cross_entropy(rows, tf.reshape(labels, [-1]), tf.constant(self.label_smoothing))
-        return tf.reshape(losses, tf.shape(labels)) * tf.cast(labels != PAD, tf.float32)
+        results = smoothed_cross_entropy(rows, tf.reshape(labels, [-1]), tf.constant(self.label_smoothing))
+        real = tf.cast(labels != PAD, tf.float32)
+        return tuple(tf.reshape(tf.cast(part, tf.float32), tf.shape(labels)) * real for part in results)
 
     def get_config(self):
         return {"name": self.name, "label_smoothing": self.label_smoothing}

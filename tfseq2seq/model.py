@@ -197,7 +197,7 @@ class Seq2Seq(keras.Model):
         inputs, labels, weights = self._unpack(data)
         with tf.GradientTape() as tape:
             logits, labels, weights = self._real_logits(inputs, labels, weights, training=True)
-            loss = self._token_loss(inputs, labels, logits, weights, training=True)
+            loss = self._token_loss(labels, logits, weights)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -210,12 +210,12 @@ class Seq2Seq(keras.Model):
     def test_step(self, data):
         inputs, labels, weights = self._unpack(data)
         logits, labels, weights = self._real_logits(inputs, labels, weights, training=False)
-        self._token_loss(inputs, labels, logits, weights, training=False)
+        self._token_loss(labels, logits, weights)
         return self.get_metrics_result()
 
     def _unpack(self, data):
         inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        if getattr(self.loss, "reduction", None) != "sum":
+        if not hasattr(self.loss, "per_token"):
             raise ValueError(
                 "Seq2Seq needs a loss that sums over tokens, as its weights already hold 1 / (tokens of the global "
                 f"batch): compile with loss=tfseq2seq.TokenCrossEntropy(). Received: loss={self.loss!r}.")
@@ -227,18 +227,15 @@ class Seq2Seq(keras.Model):
             weights = tf.math.divide_no_nan(mask, count)
         return inputs, labels, weights
 
-    def _token_loss(self, inputs, labels, logits, weights, training):
+    def _token_loss(self, labels, logits, weights):
         """This replica's share of the loss per token; the metrics count real tokens."""
-        loss = self.compute_loss(x=inputs, y=labels, y_pred=logits, sample_weight=weights, training=training)
+        losses, nats, correct = self.loss.per_token(labels, logits)
+        loss = tf.reduce_sum(losses * weights)
         mask = tf.cast(labels != PAD, tf.float32)
-        rows, ids = tf.reshape(logits, [-1, logits.shape[-1]]), tf.reshape(labels, [-1])
-        found = tf.gather(rows, ids, batch_dims=1)
-        nats = tf.reduce_logsumexp(rows, -1) - found
-        correct = tf.cast(found >= tf.reduce_max(rows, -1), tf.float32)
         self._loss_tracker.update_state(
             tf.math.divide_no_nan(loss, tf.reduce_sum(weights)), sample_weight=tf.reduce_sum(mask))
-        self.perplexity.update_state(nats, sample_weight=tf.reshape(mask, [-1]))
-        self.token_accuracy.update_state(correct, sample_weight=tf.reshape(mask, [-1]))
+        self.perplexity.update_state(nats, sample_weight=mask)
+        self.token_accuracy.update_state(correct, sample_weight=mask)
         return loss
 
     def _reduce_and_clip(self, gradients):

@@ -56,6 +56,7 @@ class Ours:
     """Our model, trained as `fit` does."""
 
     def __init__(self, size, batches, jit_compile):
+        os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")  # as the command line does
         import keras
         import tensorflow as tf
 
