@@ -45,7 +45,7 @@ ENCODERS = {
         **TRANSFORMER, "gated": True, "activation": "swish", "positions": "rotary", "pooling": "attentive",
         "attention_dropout": 0.1},
     "transformer-learned": {**TRANSFORMER, **LEARNED, "feed_forward_dropout": 0.1},
-    "transformer-no-positions": {**TRANSFORMER, "positions": "none"},
+    "transformer-no-positions-gelu-tanh": {**TRANSFORMER, "positions": "none", "activation": "gelu_tanh"},
     "sequence-of-three": {"kind": "sequence", "encoders": [
         {**RECURRENT, "layers": 1}, {**CONVOLUTIONAL, "layers": 1},
         {**TRANSFORMER, "layers": 1, "pooling": "attentive"}]},
@@ -76,7 +76,8 @@ DECODERS = {
     "transformer-rms-norm-gated-relative": {
         **TRANSFORMER, "normalization": "rms", "gated": True, "activation": "swish", "positions": "relative"},
     "transformer-learned": {**TRANSFORMER, **LEARNED, "attention_dropout": 0.1},
-    "transformer-no-positions": {**TRANSFORMER, "positions": "none", "feed_forward_dropout": 0.1},
+    "transformer-no-positions-gelu-tanh": {
+        **TRANSFORMER, "positions": "none", "activation": "gelu_tanh", "feed_forward_dropout": 0.1},
 }
 # What is tied, where a pair's name ends in it; both sides then have one vocabulary.
 TIED = ("source_target", "target_output", "all")
@@ -107,7 +108,7 @@ PAIRS = [
     "transformer-post-norm-rms-norm-gelu-relative-max+transformer-post-norm-gelu-rotary",
     "transformer-gated-swish-rotary-attentive+recurrent",
     "transformer-learned+attentional-dot-zero",
-    "transformer-no-positions+transformer-no-positions",
+    "transformer-no-positions-gelu-tanh+transformer-no-positions-gelu-tanh",
     "transformer+transformer-learned+all",
     "sequence-of-three+attentional-concat",
     "parallel-with-states+transformer-rms-norm-gated-relative",

@@ -98,6 +98,7 @@ def test_gradients_are_finite_and_reach_every_weight(model, expected):
 def test_a_row_of_padding_gives_no_nan_and_no_gradient(model, expected):
     logits, found = gradients_of(model, *(np.vstack([ids, np.zeros_like(ids[:1])]) for ids in (SOURCE, TARGET, LABELS)))
     assert np.isfinite(logits).all()
+    assert np.isfinite(logits_of(model, np.zeros_like(SOURCE))).all()  # an empty source with a target
     np.testing.assert_allclose(logits[:2], expected[0], atol=1e-5)
     assert_equal_gradients(found, expected[1])
 
