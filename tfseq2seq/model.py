@@ -234,8 +234,9 @@ class Seq2Seq(keras.Model):
         mask = tf.cast(labels != PAD, tf.float32)
         self._loss_tracker.update_state(
             tf.math.divide_no_nan(loss, tf.reduce_sum(weights)), sample_weight=tf.reduce_sum(mask))
-        self.perplexity.update_state(nats, sample_weight=mask)
-        self.token_accuracy.update_state(correct, sample_weight=mask)
+        for metric, values in ((self.perplexity, nats), (self.token_accuracy, correct)):
+            # Flat: of more axes Keras would count the rows.
+            metric.update_state(tf.reshape(values, [-1]), sample_weight=tf.reshape(mask, [-1]))
         return loss
 
     def _reduce_and_clip(self, gradients):

@@ -80,6 +80,16 @@ def test_mixed_precision_is_close_and_trains(pair, precision):
     assert nats_per_token(logits_of(mixed)) < nats_per_token(found)
 
 
+def test_metrics_count_tokens_however_they_are_batched():
+    model = make("recurrent+attentional")
+    model.compile("sgd", loss=TokenCrossEntropy(0.1), run_eagerly=True)
+    inputs = {"source": SOURCE, "target": TARGET}
+    apart = model.evaluate(inputs, LABELS, batch_size=1, verbose=0, return_dict=True)  # of 4 and of 2 tokens
+    assert model.count_tokens() == np.count_nonzero(LABELS)
+    together = model.evaluate(inputs, LABELS, batch_size=2, verbose=0, return_dict=True)
+    assert apart == pytest.approx(together, rel=1e-5)
+
+
 def test_xla_compiles_a_transformer_that_learns_the_same():
     pair = "transformer+transformer"
     model, (logits, expected_norm) = make(pair), reference(pair)
