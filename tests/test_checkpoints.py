@@ -96,7 +96,7 @@ def test_every_variable_of_a_model_in_training_is_a_part():
     assert len(parts["weights"]) == len(model.trainable_variables)
     # Two moments a weight, the step and the rate.
     assert len(parts["optimizer"]) == 2 * len(model.trainable_variables) + 2
-    assert len(parts["random_states"]) == 5  # dropout: 2 in the encoder, 3 in the decoder
+    assert len(parts["random_states"]) == 6  # coins; dropout: 2 in the encoder, 3 in the decoder
 
 
 def test_a_state_is_written_anew_beside_the_same_weights(tmp_path):
