@@ -10,6 +10,11 @@ table for source, target and output, and no clipping. Counted are real target to
 turns. With the same weights and no dropout both must first give the same loss, or nothing is timed. The share of the
 peak is that of the best large matrix product of the same run; the work is three times the operations of the forward
 pass over real tokens.
+
+Last run (2026-11-24, commit 89879d6, 2 cores with AVX2, 7 turns), real target tokens a second:
+
+             ours   share of the peak   Transformers 5.24 / torch 2.13   share   ratio
+    small   2,303                57 %                            1,829    45 %    1.25
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Models find the rules of made-up languages; a fixed context holds what is short.
 
-`pytest -m slow -s tests/learning` takes a quarter of an hour on two cores, and prints what `docs/learning.md` shows.
+`pytest -m slow -s tests/learning` takes a quarter of an hour on two cores, and prints what it finds.
 """
 
 import pytest
