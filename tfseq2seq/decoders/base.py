@@ -1,13 +1,13 @@
 """What the recurrent decoders share: the stack of cells, its first state, and the loop over steps."""
 
-import keras
 
+from tfseq2seq.layers.base import Layer
 from tfseq2seq.layers.bridge import Bridge
 from tfseq2seq.layers.recurrent import CELLS
 from tfseq2seq.layers.stack import Stack
 
 
-class StackedDecoder(keras.layers.Layer):
+class StackedDecoder(Layer):
     """A stack of LSTM or GRU layers; a subclass says what it reads and what comes out.
 
     Works on vectors: the embedding before and the output layer after belong to the model.
@@ -33,12 +33,7 @@ class StackedDecoder(keras.layers.Layer):
         self.stack = Stack(layers, residual, normalization, dropout, dropout_per_sequence, dtype=policy)
         parts = 2 if cell == "lstm" else 1
         self.bridge = Bridge(bridge, [(units,) * parts] * layers, dtype=policy)
-        self.supports_masking = True
         self.built = True  # the parts build themselves when they are first used
-
-    def compute_mask(self, inputs, previous_mask):
-        """None: the mask is an argument; Keras would hang it on tensors unseen."""
-        return None
 
     def noises(self, batch_size, training):
         """What `step` multiplies where it must not draw dropout anew: one [batch_size, width] a layer and the output.

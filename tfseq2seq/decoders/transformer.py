@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.base import Layer
 from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.multihead import causal_bias, padding_bias
 from tfseq2seq.layers.padding import RealSteps
@@ -11,7 +12,7 @@ from tfseq2seq.structures import AttentionMemory, Cache
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
-class TransformerDecoder(keras.layers.Layer):
+class TransformerDecoder(Layer):
     """Causal self-attention and attention to the source in each layer (Vaswani et al., 2017, arXiv:1706.03762).
 
     In search each step adds its keys and values to a cache; those of the source are made once, by `start`.
@@ -44,12 +45,7 @@ class TransformerDecoder(keras.layers.Layer):
             True, dropout, attention_dropout, feed_forward_dropout, name="stack", dtype=self.dtype_policy)
         self.leave = Linear(
             output_units, name="leave", dtype=self.dtype_policy) if self.output_units != units else None
-        self.supports_masking = True
         self.built = True  # the parts build themselves when they are first used
-
-    def compute_mask(self, inputs, previous_mask):
-        """None: the mask is an argument; Keras would hang it on tensors unseen."""
-        return None
 
     def start(self, encoded):
         """What depends on the source alone.

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import keras
-
+from tfseq2seq.layers.base import Layer
 from tfseq2seq.layers.pooling import Pooling
 from tfseq2seq.structures import PAD
 
 
-class Encoder(keras.layers.Layer):
+class Encoder(Layer):
     """Reads a source: `call(source, mask, training) -> EncoderOutput`.
 
     A subclass has `output_units`, the width of its memory. Its memory is 0 on padding, and padding changes no real
@@ -26,12 +25,7 @@ class Encoder(keras.layers.Layer):
         super().__init__(**kwargs)
         self.pooling = pooling
         self.pool: Any = None if pooling == "last" else Pooling(pooling, name="pool", dtype=self.dtype_policy)
-        self.supports_masking = True
         self.built = True  # the parts build themselves when they are first used
-
-    def compute_mask(self, source, previous_mask):
-        """None: the mask is part of the output; Keras would hang it on tensors unseen."""
-        return None
 
     def read(self, ids, embed, training=False):
         """The source from its ids.

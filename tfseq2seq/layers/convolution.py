@@ -3,11 +3,12 @@
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.base import Layer
 from tfseq2seq.layers.dropout import Dropout
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
-class GatedConvolution(keras.layers.Layer):
+class GatedConvolution(Layer):
     """(GLU(conv(x)) + x) * sqrt(0.5), GLU([a; b]) = a * sigmoid(b).
 
     (Gehring et al., 2017, arXiv:1705.03122, section 3.2; the GLU is Dauphin et al.'s, 2017.) Weights start with
@@ -32,12 +33,7 @@ class GatedConvolution(keras.layers.Layer):
             raise ValueError(
                 f"GatedConvolution needs an odd kernel_size, with a middle. Received: kernel_size={kernel_size}.")
         self.kernel_size, self.dropout = kernel_size, dropout
-        self.supports_masking = True
         self.drop = Dropout(dropout, dtype=self.dtype_policy)
-
-    def compute_mask(self, inputs, previous_mask):
-        """None: the mask is an argument; Keras would hang it on tensors unseen."""
-        return None
 
     def build(self, inputs_shape):
         width = inputs_shape[-1]

@@ -5,11 +5,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.base import Layer
+
 _LEVELS = 65536  # of 16 random bits a value
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
-class Dropout(keras.layers.Layer):
+class Dropout(Layer):
     """Sets a share of the inputs to 0 in training, and divides the others by 1 - rate.
 
     (Srivastava et al., 2014, JMLR 15; with one mask for all steps Gal & Ghahramani, 2016, arXiv:1512.05287.)
@@ -33,11 +35,6 @@ class Dropout(keras.layers.Layer):
             raise ValueError(f"Dropout needs 0 <= rate < 1. Received: rate={rate}.")
         self.rate, self.per_sequence = rate, per_sequence
         self.seed_generator: Any = keras.random.SeedGenerator() if rate else None
-        self.supports_masking = True
-
-    def compute_mask(self, inputs, previous_mask):
-        """None: masks are arguments here; Keras would hang them on tensors unseen."""
-        return None
 
     def call(self, inputs, training=False):
         if not training or not self.rate:

@@ -3,9 +3,11 @@
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.base import Layer
+
 
 @keras.saving.register_keras_serializable("tfseq2seq")
-class Linear(keras.layers.Layer):
+class Linear(Layer):
     """x W + b on the last axis.
 
     As `keras.layers.Dense`, with a bias whose gradient is one operation, and with several maps of one input
@@ -24,11 +26,6 @@ class Linear(keras.layers.Layer):
     def __init__(self, units, use_bias=True, parts=1, **kwargs):
         super().__init__(**kwargs)
         self.units, self.use_bias, self.parts = units, use_bias, parts
-        self.supports_masking = True
-
-    def compute_mask(self, inputs, previous_mask):
-        """None: masks are arguments here; Keras would hang them on tensors unseen."""
-        return None
 
     def build(self, inputs_shape):
         width = inputs_shape[-1]

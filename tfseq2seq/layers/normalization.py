@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.base import Layer
+
 
 def _normalize(inputs, scale, epsilon, centered):
     """(x - mean) / sqrt(variance + epsilon) * scale over the last axis, without the mean unless `centered`.
@@ -34,7 +36,7 @@ def _normalize(inputs, scale, epsilon, centered):
     return normalize(inputs, scale)
 
 
-class _Normalization(keras.layers.Layer):
+class _Normalization(Layer):
     """See the subclasses.
 
     Args:
@@ -50,11 +52,6 @@ class _Normalization(keras.layers.Layer):
     def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = epsilon
-        self.supports_masking = True
-
-    def compute_mask(self, inputs, previous_mask):
-        """None: masks are arguments here; Keras would hang them on tensors unseen."""
-        return None
 
     def build(self, inputs_shape):
         self.scale = self.add_weight(

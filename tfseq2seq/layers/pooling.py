@@ -3,9 +3,11 @@
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.base import Layer
+
 
 @keras.saving.register_keras_serializable("tfseq2seq")
-class Pooling(keras.layers.Layer):
+class Pooling(Layer):
     """c = Pool(memory) over the real steps.
 
     "mean" and "max" (Kalchbrenner & Blunsom, 2013, read the source so), or "attentive": a weighted mean whose
@@ -23,11 +25,6 @@ class Pooling(keras.layers.Layer):
     def __init__(self, kind, **kwargs):
         super().__init__(**kwargs)
         self.kind = kind
-        self.supports_masking = True
-
-    def compute_mask(self, memory, previous_mask):
-        """None: the mask is an argument; Keras would hang it on tensors unseen."""
-        return None
 
     def build(self, memory_shape):
         if self.kind != "attentive":

@@ -3,11 +3,12 @@
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.base import Layer
 from tfseq2seq.layers.recurrent_cudnn import cudnn_gru, cudnn_lstm
 from tfseq2seq.layers.recurrent_kernels import gru_sequence, lstm_sequence
 
 
-class Recurrent(keras.layers.Layer):
+class Recurrent(Layer):
     """Reads a sequence step by step; a subclass says what a step is.
 
     A subclass gives `sequence` and `cudnn_sequence`, functions of (inputs, mask, kernel,
@@ -42,11 +43,6 @@ class Recurrent(keras.layers.Layer):
         if units < 1:
             raise ValueError(f"{type(self).__name__} needs units >= 1. Received: units={units}.")
         self.units, self.reverse, self.right_padded = units, reverse, right_padded
-        self.supports_masking = True
-
-    def compute_mask(self, inputs, previous_mask):
-        """None: masks are arguments here; Keras would hang them on tensors unseen."""
-        return None
 
     def build(self, inputs_shape):
         if len(inputs_shape) != 3 or inputs_shape[-1] is None:

@@ -22,13 +22,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tfseq2seq.structures import SPECIAL_TOKENS
-from tfseq2seq.tokenizers.base import Tokenizer, TokenizerConfig
+from tfseq2seq.tokenizers.base import LearnedTokenizer, Tokenizer, TokenizerConfig
 from tfseq2seq.tokenizers.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
 from tfseq2seq.tokenizers.subwords import SentencepieceTokenizer
 
 __all__ = ["KINDS", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
 
-KINDS: dict[str, type[Tokenizer]] = {
+KINDS: dict[str, type[LearnedTokenizer]] = {
     "unigram": SentencepieceTokenizer,
     "bpe": SentencepieceTokenizer,
     "characters": CharacterTokenizer,
@@ -83,7 +83,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     return _kind(kind).from_content(kind, case, content)
 
 
-def _kind(kind: str) -> type[Tokenizer]:
+def _kind(kind: str) -> type[LearnedTokenizer]:
     if kind not in KINDS:
         close = difflib.get_close_matches(str(kind), KINDS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -1,5 +1,6 @@
 """What all tokenizers share: the interface, cleaning, and files that are never half written."""
 
+import abc
 import hashlib
 import json
 import os
@@ -58,7 +59,7 @@ class Cleaner(tf.Module):
         return tf.strings.unicode_encode(points.with_flat_values(flat), "UTF-8")
 
 
-class Tokenizer(tf.Module):
+class Tokenizer(tf.Module, abc.ABC):
     """What all kinds share; made by `train_tokenizer` or `load_tokenizer`.
 
     Keep it as an attribute of a `tf.Module` that is exported, so that its tables go along.
@@ -77,26 +78,18 @@ class Tokenizer(tf.Module):
         self.case = case
         self._clean = Cleaner(case)
 
-    @classmethod
-    def train(cls, config: TokenizerConfig, strings: Iterable[str]) -> Self:
-        raise NotImplementedError
-
-    @classmethod
-    def from_content(cls, kind: str, case: str, content: bytes) -> Self:
-        """Builds the tokenizer from its kind, its case and the bytes of its file."""
-        raise NotImplementedError
-
     def content(self) -> bytes:
         """The bytes of the file beside tokenizer.json."""
         return b""
 
     @property
+    @abc.abstractmethod
     def vocabulary_size(self) -> int:
-        raise NotImplementedError
+        """Number of ids, special ones included."""
 
+    @abc.abstractmethod
     def vocabulary(self) -> list[str]:
         """The tokens in the order of their ids; bytes are written "<0x00>" to "<0xFF>"."""
-        raise NotImplementedError
 
     def encode(self, strings: tf.Tensor) -> tf.RaggedTensor:
         """Turns strings into ids, without BOS and EOS.
@@ -158,11 +151,27 @@ class Tokenizer(tf.Module):
         }
         _write(folder / "tokenizer.json", (json.dumps(about, indent=2) + "\n").encode())
 
+    @abc.abstractmethod
     def _encode(self, strings: tf.Tensor) -> tf.RaggedTensor:
-        raise NotImplementedError
+        """[N] clean strings to ids [N, (T)]."""
 
+    @abc.abstractmethod
     def _decode(self, ids: tf.RaggedTensor) -> tf.Tensor:
-        raise NotImplementedError
+        """Ids [N, (T)] without special ones to [N] strings."""
+
+
+class LearnedTokenizer(Tokenizer):
+    """A tokenizer that is made from text, or from the file it left."""
+
+    @classmethod
+    @abc.abstractmethod
+    def train(cls, config: TokenizerConfig, strings: Iterable[str]) -> Self:
+        """Learns from strings."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_content(cls, kind: str, case: str, content: bytes) -> Self:
+        """Builds the tokenizer from its kind, its case and the bytes of its file."""
 
 
 def cleaned(case: str, strings: Iterable[str]) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """Characters, words and bytes: one table in the graph each, nothing but counting to learn."""
 
+import abc
 import collections
 import json
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ import tensorflow as tf
 from tfseq2seq.structures import SPECIAL_TOKENS, UNK
 from tfseq2seq.tokenizers.base import (
     UNKNOWN_TEXT,
-    Tokenizer,
+    LearnedTokenizer,
     TokenizerConfig,
     build_table,
     cleaned,
@@ -21,7 +22,7 @@ from tfseq2seq.tokenizers.base import (
 WHITE_SPACE = r"[\s\pZ\x0b\x1c-\x1f\x{85}]+"
 
 
-class ListTokenizer(Tokenizer):
+class ListTokenizer(LearnedTokenizer):
     """Base of the kinds whose vocabulary is a plain list, the most frequent token first.
 
     A token spelled like a special one ("<s>") is never learned: in a text it is unknown.
@@ -68,11 +69,13 @@ class ListTokenizer(Tokenizer):
         return list(self._names)
 
     @staticmethod
+    @abc.abstractmethod
     def _split(string: str) -> Iterable[str]:
-        raise NotImplementedError
+        """The tokens of a clean string."""
 
+    @abc.abstractmethod
     def _build_ids(self, tokens: list[str]) -> tf.lookup.StaticHashTable:
-        raise NotImplementedError
+        """The table from tokens to ids."""
 
     def _decode(self, ids):
         return tf.strings.reduce_join(tf.gather(self._texts, ids), axis=1, separator=self.separator)
@@ -116,7 +119,7 @@ class WordTokenizer(ListTokenizer):
         return words.with_flat_values(self._ids.lookup(words.flat_values))
 
 
-class ByteTokenizer(Tokenizer):
+class ByteTokenizer(LearnedTokenizer):
     """One id a byte, 4 more than its value; nothing to learn. With a `case`, text is cleaned first.
 
     Args:

@@ -15,7 +15,7 @@ import tensorflow_text
 from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
 
 from tfseq2seq.structures import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
-from tfseq2seq.tokenizers.base import UNKNOWN_TEXT, Tokenizer, TokenizerConfig, cleaned, nothing_to_train_on
+from tfseq2seq.tokenizers.base import UNKNOWN_TEXT, LearnedTokenizer, TokenizerConfig, cleaned, nothing_to_train_on
 
 TRAINING_STRINGS = 2_000_000  # sentencepiece holds all it learns from in memory: more is sampled down to this
 
@@ -45,7 +45,7 @@ class _SharedModel(tf.saved_model.experimental.TrackableResource):
         return gen_sentencepiece_tokenizer.sentencepiece_op(model=self._model, shared_name=name)
 
 
-class SentencepieceTokenizer(Tokenizer):
+class SentencepieceTokenizer(LearnedTokenizer):
     """Subwords: unigram (Kudo, 2018, arXiv:1804.10959) or byte-pair encoding (Sennrich et al., 2016,
     arXiv:1508.07909), trained by sentencepiece (Kudo and Richardson, 2018, arXiv:1808.06226).
 
