@@ -12,8 +12,13 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def penalty(length, alpha):
-    return ((5 + length) / 6) ** alpha
+def penalty(length, alpha, kind="gnmt"):
+    return {"gnmt": (5 + length) / 6, "length": length, "none": 1.0}[kind] ** alpha
+
+
+def coverage_penalty(attention):
+    """Of one hypothesis: attention [T, S] of real source steps only."""
+    return np.log(np.minimum(attention.sum(0), 1.0)).sum()
 
 
 def gap(values, number):
@@ -22,11 +27,19 @@ def gap(values, number):
     return -np.diff(largest[np.isfinite(largest)]).max(initial=-np.inf)
 
 
-def exhaustive(log_probabilities, vocabulary_size, alpha, max_length, min_length=1):
-    """Every output that ends in EOS within max_length, best first.
+def anything(tokens):
+    return True
+
+
+def exhaustive(
+    log_probabilities, vocabulary_size, alpha, max_length, min_length=1, valid=anything, kind="gnmt", added=None,
+):
+    """Every valid output that ends in EOS within max_length, best first.
 
     Args:
         log_probabilities: function of a list of tokens (BOS first) to [V] log-probabilities.
+        valid: whether a whole output, EOS included, is allowed.
+        added: function of an output to what its score gains, or None.
     Returns:
         list of (score, log-probability, tokens without BOS).
     """
@@ -35,33 +48,75 @@ def exhaustive(log_probabilities, vocabulary_size, alpha, max_length, min_length
     for length in range(min_length, max_length + 1):
         for body in itertools.product(words, repeat=length - 1):
             tokens = [*body, EOS]
-            total = 0.0
-            for i, token in enumerate(tokens):
-                total += log_probabilities([BOS, *tokens[:i]])[token]
-            found.append((total / penalty(length, alpha), total, tokens))
+            if not valid(tokens):
+                continue
+            total = sum(log_probabilities([BOS, *tokens[:i]])[token] for i, token in enumerate(tokens))
+            score = total / penalty(length, alpha, kind) + (added(tokens) if added else 0.0)
+            found.append((score, total, tokens))
     return sorted(found, key=lambda item: -item[0])
 
 
-def textbook_beam(log_probabilities, vocabulary_size, beam_size, alpha, max_length, min_length=1):
+def textbook_beam(
+    log_probabilities, vocabulary_size, beam_size, alpha, max_length, min_length=1, valid=anything, kind="gnmt",
+    finish="all",
+):
     """Beam search with live and finished hypotheses in two lists, run to max_length without a bound.
 
+    Args:
+        valid: whether an output, whole (it ends in EOS) or as far as it goes, is allowed.
+        finish: "all" lets every live hypothesis end; "best" only one whose end is among the best extensions.
     Returns:
         finished hypotheses as `exhaustive`, best first, and the `gap` of the closest choice made.
     """
     words = [UNK, *range(EOS + 1, vocabulary_size)]
     live, finished, closest = [(0.0, [])], [], np.inf
     for length in range(1, max_length + 1):
-        candidates = []
+        candidates, ends = [], []
         for total, tokens in live:
             row = log_probabilities([BOS, *tokens])
-            if length >= min_length:
-                finished.append((total + row[EOS], [*tokens, EOS]))
-            candidates += [(total + row[word], [*tokens, word]) for word in words]
+            if length >= min_length and valid([*tokens, EOS]):
+                ends.append((total + row[EOS], [*tokens, EOS]))
+            candidates += [(total + row[word], [*tokens, word]) for word in words if valid([*tokens, word])]
         closest = min(closest, gap([total for total, _ in candidates], beam_size))
+        if finish == "best" and length < max_length:
+            everything = sorted([total for total, _ in candidates + ends], reverse=True)
+            closest = min(closest, gap(everything, beam_size))
+            ends = [end for end in ends if sum(total > end[0] for total in everything) < beam_size]
+        finished += ends
         live = sorted(candidates, key=lambda item: -item[0])[:beam_size]
-    ranked = [(total / penalty(len(tokens), alpha), total, tokens) for total, tokens in finished]
+    ranked = [(total / penalty(len(tokens), alpha, kind), total, tokens) for total, tokens in finished]
     closest = min(closest, gap([score for score, _, _ in ranked], beam_size))
     return sorted(ranked, key=lambda item: -item[0]), closest
+
+
+def diverse_beam(log_probabilities, vocabulary_size, groups, beam_size, strength, alpha, max_length):
+    """Diverse beam search, one group after the other at each step (Vijayakumar et al., 2018, algorithm 1).
+
+    Args:
+        groups: number of groups, each of beam_size > 1 hypotheses.
+    Returns:
+        for each group its finished hypotheses as `exhaustive`, and the `gap` of the closest choice made.
+    """
+    words = [UNK, *range(EOS + 1, vocabulary_size)]
+    live, finished, closest = [[(0.0, [])] for _ in range(groups)], [[] for _ in range(groups)], np.inf
+    for length in range(1, max_length + 1):
+        taken = np.zeros(vocabulary_size)
+        for g in range(groups):
+            candidates = []
+            for total, tokens in live[g]:
+                row = log_probabilities([BOS, *tokens])
+                value = total + row[EOS]
+                finished[g].append((value / penalty(length, alpha), value, [*tokens, EOS]))
+                candidates += [
+                    (total + row[word] - strength * taken[word], total + row[word], [*tokens, word]) for word in words]
+            closest = min(closest, gap([candidate[0] for candidate in candidates], beam_size))
+            chosen = sorted(candidates, key=lambda item: -item[0])[:beam_size]
+            for _, _, tokens in chosen:
+                taken[tokens[-1]] += 1
+            live[g] = [(total, tokens) for _, total, tokens in chosen]
+    for found in finished:
+        closest = min(closest, gap([item[0] for item in found], beam_size))
+    return [sorted(found, key=lambda item: -item[0]) for found in finished], closest
 
 
 def greedy(log_probabilities, vocabulary_size, max_length, min_length=1):

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pipelines.batching import inference_batches
 from pipelines.text import source_ids
-from tfseq2seq.decoding import search, tile
+from tfseq2seq.decoding import search
 from tfseq2seq.decoding.scoring import score_targets
 from tfseq2seq.structures import BOS, EOS, PAD, Hypotheses
 
@@ -42,15 +42,14 @@ class Generator(tf.Module):
         self.model = model
         self.tokenizers = (source_tokenizer, target_tokenizer)
         self.decode, self.max_source_length, self.step = decode, max_source_length, step
-        self._answer = tf.function(self._answer_in_graph, input_signature=[_TEXT])
+        self.traced_answer = tf.function(self.answer_in_graph, input_signature=[_TEXT])
 
     def hypotheses(self, text, beam_size, num_hypotheses):
         """[N] strings to their source ids [N, S] and Hypotheses, token ids with their attention."""
         source, _ = source_ids(text, self.tokenizers[0], self.max_source_length)
         memory, state = self.model.start(self.model.encode(source))
         return source, search(
-            lambda tokens, state: self.model.step(tokens, state, memory), tile(state, beam_size),
-            batch_size=tf.shape(source)[0], vocabulary_size=self.model.target_vocabulary_size,
+            self.model.step, state, memory, batch_size=tf.shape(source)[0], vocabulary_size=self.model.target_vocabulary_size,
             beam_size=beam_size, num_hypotheses=num_hypotheses, length_penalty=self.decode.length_penalty,
             max_length=self.decode.max_length, min_length=self.decode.min_length)
 
@@ -84,7 +83,8 @@ class Generator(tf.Module):
         logits = self.model({"source": sources, "target": inputs}, training=False)
         return {"log_probability": score_targets(logits, labels)}
 
-    def _answer_in_graph(self, text):
+    def answer_in_graph(self, text):
+        """[N] strings to what `beam` gives, their source ids [N, S] and Hypotheses; traced as `traced_answer`."""
         source, hypotheses = self.hypotheses(text, self.decode.beam_size, self.decode.num_hypotheses)
         return self._strings(hypotheses), source, hypotheses
 
@@ -96,6 +96,8 @@ class Generator(tf.Module):
     def answer(self, lines: list[str], batch_tokens: int | None = None, on_batch: Any = None) -> list[list[Answer]]:
         """Decodes lines of any number, sorted by length and batched by padded source tokens.
 
+        `tfseq2seq.prediction` does the same for files, several batches at once.
+
         Args:
             lines: source lines.
             batch_tokens: padded source tokens at once; default the config's.
@@ -103,21 +105,40 @@ class Generator(tf.Module):
         Returns:
             For each line its hypotheses, best first, in the order of the lines.
         """
-        encoded = self.tokenizers[0].encode(tf.constant(lines, tf.string, shape=[len(lines)]))
-        lengths = np.minimum(encoded.row_lengths().numpy() + 1, self.max_source_length)
         answers: list[list[Answer]] = [[] for _ in lines]
         done = 0
-        for rows in inference_batches(lengths, batch_tokens or self.decode.batch_tokens):
-            result, _, _ = self._answer(tf.constant([lines[row] for row in rows]))
-            texts, scores = result["text"].numpy(), result["score"].numpy()
-            for i, row in enumerate(rows):
-                answers[row] = [
-                    Answer(text.decode("utf-8", "replace"), float(score))
-                    for text, score in zip(texts[i], scores[i], strict=True) if np.isfinite(score)]
+        for rows in self.batches(lines, batch_tokens)[0]:
+            for row, answer in zip(rows, self.answer_batch([lines[row] for row in rows]), strict=True):
+                answers[row] = answer
             done += len(rows)
             if on_batch:
                 on_batch(done)
         return answers
+
+    def batches(
+        self, lines: list[str], batch_tokens: int | None = None, at_least: int = 1,
+    ) -> tuple[list[list[int]], int]:
+        """Groups lines of like length.
+
+        Args:
+            lines: source lines.
+            batch_tokens: most padded source tokens in a batch; default the config's.
+            at_least: batches wanted of as many lines or more, so that all workers have one; then the budget shrinks.
+        Returns:
+            The row numbers of each batch, shortest first; and how many lines `max_source_length` cuts.
+        """
+        encoded = self.tokenizers[0].encode(tf.constant(lines, tf.string, shape=[len(lines)]))
+        lengths = encoded.row_lengths().numpy() + 1
+        cut = int((lengths > self.max_source_length).sum())
+        lengths = np.minimum(lengths, self.max_source_length)
+        budget = batch_tokens or self.decode.batch_tokens
+        if at_least > 1:
+            budget = min(budget, -(-int(lengths.sum()) // at_least))
+        return inference_batches(lengths, budget), cut
+
+    def answer_batch(self, lines: list[str]) -> list[list[Answer]]:
+        """Hypotheses of each line, best first, decoded at once. Several threads may call it."""
+        return to_answers(self.traced_answer(tf.constant(lines, tf.string, shape=[len(lines)]))[0])
 
     def attention(self, line: str) -> tuple[list[str], list[str], np.ndarray]:
         """Best hypothesis of one line with its attention.
@@ -125,7 +146,7 @@ class Generator(tf.Module):
         Returns:
             source tokens (S), target tokens (T) and weights [T, S].
         """
-        _, source, found = self._answer(tf.constant([line]))
+        _, source, found = self.traced_answer(tf.constant([line]))
         vocabularies = [tokenizer.vocabulary() for tokenizer in self.tokenizers]
         num_read = found.attention.shape[3]  # of several sources those beyond the last encoder are not
         source_tokens = [vocabularies[0][i] for i in source[0].numpy() if i != PAD][:num_read]
@@ -133,3 +154,12 @@ class Generator(tf.Module):
         ids = ids[: ids.index(EOS) + 1] if EOS in ids else ids
         weights = found.attention[0, 0].numpy()[: len(ids), : len(source_tokens)]
         return source_tokens, [vocabularies[1][i] for i in ids], weights
+
+
+def to_answers(strings: dict[str, tf.Tensor]) -> list[list[Answer]]:
+    """What `Generator.beam` gives as hypotheses of each line; those that do not exist are left out."""
+    return [
+        [
+            Answer(text.decode("utf-8", "replace"), float(score))
+            for text, score in zip(texts, scores, strict=True) if np.isfinite(score)]
+        for texts, scores in zip(strings["text"].numpy(), strings["score"].numpy(), strict=True)]

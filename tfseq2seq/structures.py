@@ -58,12 +58,13 @@ class Hypotheses(NamedTuple):
 
     Attributes:
         tokens: [B, H, T] int32, ended by EOS, then PAD; BOS is not part of it.
-        scores: [B, H] float32, log-probability (nats) divided by the length penalty; the rank.
+        scores: [B, H] float32, log-probability (nats) divided by the length penalty, plus the coverage penalty; the rank.
             -inf where fewer than H hypotheses exist.
         log_probabilities: [B, H] float32, sum over the tokens, EOS included, in nats.
         lengths: [B, H] int32, tokens, EOS included; 0 where no hypothesis exists.
         attention: [B, H, T, S] float32, weights over the source for each token; 0 after the end.
             A search asked for no attention gives S = 0.
+        token_log_probabilities: [B, H, T] float32, of each token, in nats; 0 after the end.
     """
 
     tokens: tf.Tensor
@@ -71,6 +72,7 @@ class Hypotheses(NamedTuple):
     log_probabilities: tf.Tensor
     lengths: tf.Tensor
     attention: tf.Tensor
+    token_log_probabilities: tf.Tensor
 
 
 class AttentionMemory(NamedTuple):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.contracts.cases import KIND_PAIRS, SEARCHED_PAIRS, SOURCE, TARGET_IDS, shared
 from tests.reference import log_softmax, penalty
-from tfseq2seq.decoding import search, tile
+from tfseq2seq.decoding import search
 from tfseq2seq.structures import BOS, EOS, PAD, Hypotheses
 
 BEAM, ANSWERS, ALPHA, LONGEST = 3, 2, 0.6, 5
@@ -25,8 +25,7 @@ class Searcher(tf.Module):
     def _beam(self, source):
         memory, state = self.model.start(self.model.encode(source))
         return search(
-            lambda tokens, state: self.model.step(tokens, state, memory), tile(state, BEAM),
-            batch_size=tf.shape(source)[0], vocabulary_size=TARGET_IDS, beam_size=BEAM, num_hypotheses=ANSWERS,
+            self.model.step, state, memory, batch_size=tf.shape(source)[0], vocabulary_size=TARGET_IDS, beam_size=BEAM, num_hypotheses=ANSWERS,
             length_penalty=ALPHA, max_length=LONGEST)._asdict()
 
     def answer(self, source):

@@ -1,11 +1,4 @@
-"""The search contract over random step functions.
-
-A random model's logits depend on the source, the last token and two numbers that the state carries over
-the whole history, a hash and a count, so that a state gathered from the wrong beam shows in the scores.
-Models that must choose between likelihoods closer than float noise are passed over: either is right.
-"""
-
-import functools
+"""The search contract over random step functions."""
 
 import numpy as np
 import pytest
@@ -14,69 +7,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests import reference
-from tfseq2seq.decoding import search, tile
-from tfseq2seq.decoding.beam import extend
+from tests.decoding.machine import (
+    NOISE, SOURCES, STEPS, VOCABULARY, answers, assert_close, attention_of, log_probabilities_of, random_table)
+from tfseq2seq.decoding import search
+from tfseq2seq.decoding.extension import extend
 from tfseq2seq.decoding.scoring import length_penalty, score_targets
 from tfseq2seq.structures import BOS, EOS, PAD
 
-VOCABULARY, CYCLE, SOURCES, STEPS = 7, 5, 3, 4
-NOISE = 2e-5  # nats; of float32 sums of this size
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def random_table(seed, sources=SOURCES):
-    """Logits [source, hash, last token, next token]."""
-    shape = (sources, CYCLE, VOCABULARY, VOCABULARY)
-    return np.random.default_rng(seed).normal(size=shape, scale=2.0).astype(np.float32)
-
-
-def next_state(state, token):
-    return (3 * state + token) % CYCLE
-
-
-def sharpness(count):
-    """Of the logits after so many tokens; without it two orders of the same tokens could tie."""
-    return 1 + count / 16
-
-
-def log_probabilities_of(table, source):
-    """The model as a function of the tokens so far, for the twins."""
-
-    def log_probabilities(tokens):
-        state = 0
-        for token in tokens:
-            state = next_state(state, token)
-        return reference.log_softmax(table[source, state, tokens[-1]] * sharpness(len(tokens)))
-
-    return log_probabilities
-
-
-@functools.cache
-def searcher(**options):
-    """One trace a set of options; the batch size stays open."""
-
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, CYCLE, VOCABULARY, VOCABULARY], tf.float32)], autograph=False)
-    def run(table):
-        sources = tf.shape(table)[0]
-        beam = options.get("beam_size", 4)
-
-        def step(tokens, state):
-            state, count = next_state(state[0], tokens), state[1] + 1.0
-            source = tf.range(tf.shape(tokens)[0]) // beam
-            logits = tf.gather_nd(table, tf.stack([source, state, tokens], -1)) * sharpness(count)[:, None]
-            return logits, (state, count), tf.one_hot(state, CYCLE)  # "attention" that tells histories apart
-
-        state = (tf.zeros([sources], tf.int32), tf.zeros([sources]))
-        return search(
-            step, tile(state, beam), batch_size=sources, vocabulary_size=VOCABULARY,
-            **options)
-
-    return run
-
-
-def answers(table, **options):
-    return [leaf.numpy() for leaf in searcher(**options)(tf.constant(table))]
 
 
 def tokens_of(row, length):
@@ -89,10 +27,6 @@ def textbook(table, source, options):
         options["max_length"], options.get("min_length", 1))
 
 
-def assert_close(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
 BEAM = {"beam_size": 3, "num_hypotheses": 3, "length_penalty": 0.6, "max_length": STEPS}
 WIDE = {"beam_size": 100, "num_hypotheses": 20, "length_penalty": 1.0, "max_length": STEPS}
 
@@ -101,19 +35,19 @@ WIDE = {"beam_size": 100, "num_hypotheses": 20, "length_penalty": 1.0, "max_leng
 @given(SEEDS)
 def test_a_returned_score_is_that_of_the_returned_tokens(seed):
     table = random_table(seed)
-    tokens, scores, log_probabilities, lengths, attention = answers(table, **BEAM)
+    tokens, scores, log_probabilities, lengths, attention, gains = answers(table, **BEAM)
     for b, h in np.ndindex(*lengths.shape):
         model, found = log_probabilities_of(table, b), tokens_of(tokens[b, h], lengths[b, h])
-        total = sum(model([BOS, *found[:i]])[token] for i, token in enumerate(found))
+        each = [model([BOS, *found[:i]])[token] for i, token in enumerate(found)]
+        total = sum(each)
         assert found[-1] == EOS and EOS not in found[:-1] and PAD not in found and BOS not in found
         assert (tokens[b, h, lengths[b, h] :] == PAD).all()
         assert_close(log_probabilities[b, h], total)
         assert_close(scores[b, h], total / reference.penalty(len(found), 0.6))
-        state = 0
-        for i, token in enumerate([BOS, *found[:-1]]):
-            state = next_state(state, token)
-            np.testing.assert_array_equal(attention[b, h, i], np.eye(CYCLE)[state])
+        assert_close(attention[b, h, : len(found)], attention_of(found))
         assert (attention[b, h, len(found) :] == 0).all()
+        assert_close(gains[b, h, : len(found)], each)
+        assert (gains[b, h, len(found) :] == 0).all()
 
 
 @settings(max_examples=40, deadline=None)
@@ -125,7 +59,7 @@ def test_a_returned_score_is_that_of_the_returned_tokens(seed):
 ], ids=str)
 def test_it_finds_what_a_textbook_beam_finds(options, seed):
     table = random_table(seed)
-    tokens, scores, _, lengths, _ = answers(table, **options)
+    tokens, scores, _, lengths, *_ = answers(table, **options)
     for b in range(SOURCES):
         expected, closest = textbook(table, b, options)
         assume(closest > NOISE)
@@ -139,7 +73,7 @@ def test_it_finds_what_a_textbook_beam_finds(options, seed):
 @given(SEEDS)
 def test_a_beam_as_wide_as_the_space_equals_exhaustive_search(seed):
     table = random_table(seed, 1)
-    tokens, scores, _, lengths, _ = answers(table, **WIDE)
+    tokens, scores, _, lengths, *_ = answers(table, **WIDE)
     expected = reference.exhaustive(log_probabilities_of(table, 0), VOCABULARY, 1.0, STEPS)
     assume(reference.gap([item[0] for item in expected], 20) > NOISE)
     expected = expected[:20]
@@ -171,7 +105,7 @@ def test_a_source_gets_the_same_answer_alone_and_in_a_batch(options, seed):
 @pytest.mark.parametrize("alpha, min_length", [(0.6, 1), (0.6, 3), (5.0, 1)])  # 5.0 tempts it to go on
 def test_beam_size_one_takes_the_likeliest_token_at_each_step(alpha, min_length, seed):
     table = random_table(seed)
-    tokens, scores, log_probabilities, lengths, attention = answers(
+    tokens, scores, log_probabilities, lengths, attention, _ = answers(
         table, beam_size=1, max_length=STEPS, length_penalty=alpha, min_length=min_length)
     for b in range(SOURCES):
         total, expected, closest = reference.greedy(
@@ -180,10 +114,7 @@ def test_beam_size_one_takes_the_likeliest_token_at_each_step(alpha, min_length,
         assert tokens_of(tokens[b, 0], lengths[b, 0]) == expected
         assert_close(log_probabilities[b, 0], total)
         assert_close(scores[b, 0], total / reference.penalty(len(expected), alpha))
-        state, tokens_read = 0, [BOS, *expected[:-1]]
-        for i, token in enumerate(tokens_read):
-            state = next_state(state, token)
-            np.testing.assert_array_equal(attention[b, 0, i], np.eye(CYCLE)[state])
+        assert_close(attention[b, 0, : len(expected)], attention_of(expected))
         assert (attention[b, 0, len(expected) :] == 0).all()
 
 
@@ -195,7 +126,7 @@ def test_an_empty_batch_gives_empty_answers(options):
 
 def test_hypotheses_that_do_not_exist_are_empty():
     # Within two tokens there are five outputs: the end alone, and one of four words before it.
-    tokens, scores, _, lengths, _ = answers(
+    tokens, scores, _, lengths, *_ = answers(
         random_table(0, 1), beam_size=8, num_hypotheses=8, length_penalty=0.0, max_length=2)
     assert np.isfinite(scores[0, :5]).all() and (lengths[0, :5] > 0).all()
     assert (scores[0, 5:] == -np.inf).all() and (lengths[0, 5:] == 0).all() and (tokens[0, 5:] == PAD).all()
@@ -210,7 +141,7 @@ def certain(token):
 def test_it_stops_when_no_live_hypothesis_can_win(beam):
     calls = []
 
-    def step(tokens, state):
+    def step(tokens, state, memory):
         calls.append(len(tokens))
         return tf.repeat(certain(EOS), len(tokens), 0), state, None
 
@@ -222,7 +153,7 @@ def test_it_stops_when_no_live_hypothesis_can_win(beam):
 @pytest.mark.parametrize("beam", [1, 3])
 def test_at_the_longest_length_the_end_keeps_its_true_probability(beam):
     found = search(
-        lambda tokens, state: (tf.repeat(certain(5), len(tokens), 0), state, None), (), batch_size=1,
+        lambda tokens, state, memory: (tf.repeat(certain(5), len(tokens), 0), state, None), (), batch_size=1,
         vocabulary_size=VOCABULARY, beam_size=beam, length_penalty=0.0, min_length=3, max_length=3)
     assert found.tokens.numpy().tolist() == [[[5, 5, EOS]]]
     assert_close(found.log_probabilities, [[-100.0]])  # two tokens of probability 1, one of exp(-100)
@@ -233,7 +164,7 @@ def test_numbers_that_are_none_end_the_search_and_spare_the_neighbours(beam):
     table = random_table(3)
     good = answers(table[1:2], beam_size=beam, max_length=STEPS)
     table[0] = np.nan
-    tokens, scores, _, lengths, _ = answers(table, beam_size=beam, max_length=STEPS)
+    tokens, scores, _, lengths, *_ = answers(table, beam_size=beam, max_length=STEPS)
     assert not np.isfinite(scores[0]).any() and (tokens < VOCABULARY).all()
     assert tokens_of(tokens[1, 0], lengths[1, 0]) == tokens_of(good[0][0, 0], good[3][0, 0])
 
@@ -241,11 +172,11 @@ def test_numbers_that_are_none_end_the_search_and_spare_the_neighbours(beam):
 def test_a_state_of_known_size_goes_with_a_batch_of_unknown_size():
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
     def run(sources):
-        def step(tokens, state):
+        def step(tokens, state, memory):
             state = {"sum": state["sum"] + 1.0, "none": ()}
             return tf.repeat(certain(EOS), tf.shape(tokens)[0], 0), state, None
 
-        state = {"sum": tf.zeros([6, 2]), "none": ()}
+        state = {"sum": tf.zeros([2, 2]), "none": ()}
         return search(
             step, state, batch_size=tf.shape(sources)[0], vocabulary_size=VOCABULARY, beam_size=3).lengths
 
@@ -316,7 +247,7 @@ def test_ten_thousand_random_models():
     clear = 0
     for block in range(20):
         table = random_table(block, 500)
-        tokens, scores, _, lengths, _ = answers(table, **BEAM)
+        tokens, scores, _, lengths, *_ = answers(table, **BEAM)
         for b in range(500):
             expected, closest = textbook(table, b, BEAM)
             if closest > NOISE:

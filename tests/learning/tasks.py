@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseq2seq.config import Model, Train
-from tfseq2seq.decoding import search, tile
+from tfseq2seq.decoding import search
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import build_model
 from tfseq2seq.optimization import make_optimizer
@@ -59,8 +59,7 @@ class Learner:
     def _decode(self, source):
         memory, state = self.model.start(self.model.encode(source))
         return search(
-            lambda tokens, state: self.model.step(tokens, state, memory), tile(state, 1),
-            batch_size=tf.shape(source)[0], vocabulary_size=VOCABULARY, beam_size=1, num_hypotheses=1,
+            self.model.step, state, memory, batch_size=tf.shape(source)[0], vocabulary_size=VOCABULARY, beam_size=1, num_hypotheses=1,
             max_length=LONGEST + 1).tokens[:, 0]
 
     def sequence_accuracy(self, task, lengths=(SHORTEST, LONGEST), number=512, seed=10**6):

@@ -1,5 +1,7 @@
 """Decoding: how outputs are searched, scored and ranked, for any step function."""
 
 from tfseq2seq.decoding.beam import search, tile
+from tfseq2seq.decoding.sampling import Sampling
+from tfseq2seq.decoding.trie import Trie
 
-__all__ = ["search", "tile"]
+__all__ = ["Sampling", "Trie", "search", "tile"]

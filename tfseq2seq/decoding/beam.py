@@ -1,20 +1,259 @@
-"""Greedy and beam search over any step function, in one graph.
+"""Search over any step function, in one graph: greedy, beam, diverse groups, constrained, sampled.
 
 Live and finished hypotheses are kept apart. At step t every live hypothesis also ends: with the end token
-it enters the pool of finished ones, which keeps the best by log-probability / length penalty; the K best
-extensions by any other token stay live. So a finished hypothesis never takes the place of a live one, and
-a returned score is always that of the returned tokens.
+it enters the pool of finished ones, which keeps the best by score; the K best extensions by any other token
+stay live. So a finished hypothesis never takes the place of a live one, and a returned score is always that
+of the returned tokens.
 
 Histories are not moved about at each step. Each step leaves its tokens and the beams they came from, a
 finished hypothesis is a pointer (step, beam), and the answers are read by following the pointers back.
 """
 
+from typing import Any, NamedTuple
+
 import tensorflow as tf
 
-from tfseq2seq.decoding.scoring import length_penalty as penalty
-from tfseq2seq.structures import BOS, EOS, PAD, UNK, Hypotheses
+from tfseq2seq.decoding.choice import Beam, Groups, Phrases, Sampled, Turn
+from tfseq2seq.decoding.extension import log_sum_exp
+from tfseq2seq.decoding.processors import Past
+from tfseq2seq.decoding.refusals import check
+from tfseq2seq.decoding.results import History, Pool, gather_answers
+from tfseq2seq.decoding.scoring import coverage_penalty as coverage_of
+from tfseq2seq.decoding.scoring import length_penalty as penalty_of
+from tfseq2seq.structures import BOS, EOS
 
 _INFINITY = float("inf")
+
+
+class _Loop(NamedTuple):
+    """What one step hands to the next: of the batch's B sources A are not done, each has G searches of K hypotheses.
+
+    Attributes:
+        t: scalar int32, steps done.
+        active: [A] int32, places of the A sources in the batch.
+        tokens: [A * G * K] int32, the last tokens.
+        carried: nest of [A * G * K, ...]: the decoder's state, and what the options need of each hypothesis.
+        memory: nest of [A, ...], what the step function reads of the sources.
+        live: [A * G, K] float32, what the search maximizes; -inf where there is no hypothesis.
+        truth: [A * G, K] float32, the model's log-probability, or () where it is `live`.
+        done: [A * G] bool.
+        pool: the finished hypotheses of all B * G searches.
+        history: what each step chose, of all B * G searches.
+    """
+
+    t: Any
+    active: Any
+    tokens: Any
+    carried: Any
+    memory: Any
+    live: Any
+    truth: Any
+    done: Any
+    pool: Any
+    history: Any
+
+
+class _Carried(NamedTuple):
+    """State of the step function, tokens so far [.., L], attention so far [.., S], states of processors and choice."""
+
+    state: Any
+    past: Any
+    coverage: Any
+    processors: Any
+    choice: Any
+
+
+def search(
+    step, state, memory=(), *, batch_size, vocabulary_size, beam_size=4, num_hypotheses=1, length_penalty=0.6,
+    penalty="gnmt", coverage_penalty=0.0, source_mask=None, max_length=100, min_length=1, num_groups=1,
+    diversity_strength=0.5, alternatives_at=None, sampling=None, phrases=None, reshapers=(), processors=(),
+    finish="all", stop="bound", wait_for=None, compact=True,
+):
+    """Finds the likeliest outputs of a step function.
+
+    With beam_size 1 the search is greedy: the likeliest token at each step, up to the end token. With more,
+    it ends for a source when the worst of its `num_hypotheses` finished ones is at least as good as the best
+    that a live one can still become, log p / penalty(max_length); the bound loses nothing. At max_length only
+    the end token is allowed, so each answer ends in it, with its true probability. PAD and BOS are never
+    produced. Of equally likely extensions those of the better beam, then the lower ids win. A source that is
+    done leaves the batch and costs nothing more.
+
+    What depends on the source alone is `memory`, of B rows; it is never copied for each hypothesis.
+
+    Args:
+        step: (tokens [N] int32, state, memory) -> (logits [N, V], state, attention [N, S] or None), N = A * K,
+            of any A of the sources, the hypotheses of one source side by side: number k of source a is row
+            a * K + k.
+        state: nest of [B, ...] tensors, of each source before the first step.
+        memory: nest of [B, ...] tensors.
+        batch_size: B, int or scalar tensor; may be 0.
+        vocabulary_size: V, at least 4, the special tokens.
+        beam_size: K, at least 1.
+        num_hypotheses: H, from 1 to K.
+        length_penalty: alpha, float or [B], at least 0; 0 turns it off. See `scoring.length_penalty`.
+        penalty: "gnmt", "length" or "none".
+        coverage_penalty: beta, at least 0, times `scoring.coverage_penalty` is added to the score of a hypothesis that
+            ends; needs a step that gives attention, and `source_mask`.
+        source_mask: [B, S] bool, True on real steps.
+        max_length: tokens, end token included, at least 1; int or [B] int32.
+        min_length: tokens, end token included, from 1 to max_length; int or [B] int32.
+        num_groups: G, divides K. Groups of K / G beams search one after the other, and a token that earlier groups took
+            at this step loses `diversity_strength` for each of them (Vijayakumar et al., 2018, arXiv:1610.02424, eq. 4
+            with Hamming diversity). That steers the choice alone; scores stay the model's. Answers are the best of all
+            groups, of each at most H / G, rounded up.
+        diversity_strength: lambda, at least 0.
+        alternatives_at: [B] int32 or int: at this step (0 is the first) the K beams take the K likeliest tokens, the
+            end token among them, and each goes on greedily: what else might stand here?
+        sampling: `Sampling`; the K hypotheses of a source are then K independent draws.
+        phrases: [B, C, L] int32, padded by PAD: each answer contains all of its source's phrases (Post & Vilar, 2018,
+            arXiv:1804.06609; beams are shared out as by Hu et al., 2019, N19-1090).
+        reshapers: functions (logits [R, K, V], Past) -> logits that change the distribution, see `processors`; the
+            score is then that of the changed distribution.
+        processors: likewise functions that forbid tokens by -inf; they change no probability, and no score.
+        finish: "all": every live hypothesis may end at each step; "best": only one whose end is among the K best
+            extensions, ends counted, as in Transformers and CTranslate2.
+        stop: "bound", see above; "current": as "bound" with the penalty of the current length, which is quicker and may
+            miss a better answer; "first": when `wait_for` hypotheses are finished.
+        wait_for: finished hypotheses of a group that `stop` looks at; default H / G, rounded up.
+        compact: Whether sources that are done leave the batch. Without, all shapes stay the same.
+    Returns:
+        Hypotheses with T = steps that were run for the whole batch, at most max_length.
+    Raises:
+        ValueError: a number out of its range, or options that do not go together.
+    """
+    check(locals())
+    if sampling is not None or alternatives_at is not None:
+        num_groups = beam_size
+    beams = beam_size // num_groups
+    batch_size = tf.convert_to_tensor(batch_size, tf.int32)
+    per_group = -(-num_hypotheses // num_groups)
+    wait_for = wait_for or per_group
+    kept = max(per_group, wait_for)
+    length_penalty, max_length, min_length = (
+        tf.cast(value, dtype) if tf.is_tensor(value) else value
+        for value, dtype in ((length_penalty, tf.float32), (max_length, tf.int32), (min_length, tf.int32)))
+    longest = tf.reduce_max(max_length) if tf.is_tensor(max_length) else max_length
+
+    if sampling is not None:
+        choice = Sampled(sampling, beam_size)
+    elif phrases is not None:
+        choice = Phrases(phrases, vocabulary_size, finish)
+    elif alternatives_at is not None:
+        choice = Groups(num_groups, _INFINITY, alternatives_at)
+    elif num_groups > 1:
+        choice = Groups(num_groups, float(diversity_strength), finish=finish)
+    else:
+        choice = Beam(finish)
+
+    def rows_of(sources, value):
+        """A setting of each row's source: a number for all as it is, [B] as [R, 1]."""
+        return tf.gather(value, sources)[:, None] if tf.is_tensor(value) and value.shape.rank else value
+
+    def body(*loop):
+        loop = _Loop(*loop)
+        num_active = tf.shape(loop.active)[0]
+        sources = tf.repeat(loop.active, num_groups) if num_groups > 1 else loop.active  # [R]
+        logits, new_state, attention = step(loop.tokens, loop.carried.state, loop.memory)
+        original = tf.reshape(tf.cast(logits, tf.float32), [-1, beams, vocabulary_size])  # [R, K, V]
+        past_tokens = loop.carried.past
+        if not isinstance(past_tokens, tuple):
+            past_tokens = tf.reshape(past_tokens, [-1, beams, tf.shape(past_tokens)[-1]])
+        past = Past(loop.t, past_tokens, sources)
+        logits, normalizer, length = original, None, loop.t + 1
+        for reshape in reshapers:
+            logits = reshape(logits, past)
+        if reshapers or processors or choice.needs_normalizer:
+            normalizer = log_sum_exp(logits)
+        for process, of_process in zip(processors, loop.carried.processors, strict=True):
+            logits = process(logits, past, of_process) if hasattr(process, "start") else process(logits, past)
+        at_end = length >= rows_of(sources, max_length)  # [R, 1] or scalar
+        turn = Turn(
+            logits, loop.live, normalizer, past, loop.carried.choice, length < rows_of(sources, min_length), at_end,
+            loop.done)
+        ended, tokens, parents, live, over = choice.choose(turn)
+        ended_truth, live_truth = ended, live
+        if reshapers:
+            gained = original - log_sum_exp(original)[:, :, None]
+            ended_truth = tf.where(ended == -_INFINITY, ended, loop.truth + gained[:, :, EOS])
+            tokens_gained = tf.gather(tf.gather(gained, parents, batch_dims=1), tokens, batch_dims=2)
+            live_truth = tf.gather(loop.truth, parents, batch_dims=1) + tokens_gained
+        before = loop.truth if reshapers else loop.live
+
+        alpha = rows_of(sources, length_penalty)
+        scores, coverage = ended / penalty_of(length, alpha, penalty), loop.carried.coverage
+        if coverage_penalty:
+            coverage += tf.cast(attention, tf.float32)
+            real = tf.gather(source_mask, sources)[:, None]
+            total = tf.reshape(coverage, [-1, beams, tf.shape(coverage)[-1]])
+            scores += coverage_penalty * coverage_of(total, real)
+        rows = _rows_of(loop.active, num_groups)
+        pool = loop.pool.merge(rows, loop.done, scores, ended_truth, length)
+        done = tf.logical_or(loop.done, over)
+        if beams > 1:
+            worst = pool.worst(rows, wait_for)
+            if stop == "first":
+                enough = worst > -_INFINITY
+            else:
+                reached = length if stop == "current" else rows_of(sources, max_length)
+                enough = worst >= live[:, 0] / tf.reshape(penalty_of(reached, alpha, penalty), [-1])
+            done = tf.logical_or(done, enough)
+        done = tf.logical_or(done, tf.reshape(at_end, [-1]))
+        history = loop.history.write(
+            loop.t, rows, batch_size * num_groups, tokens, parents,
+            live_truth - tf.gather(before, parents, batch_dims=1), ended_truth - before, attention)
+
+        places = tf.range(num_active * num_groups)[:, None] * beams + parents  # [R, K]
+        carried = _Carried(new_state, loop.carried.past, coverage, loop.carried.processors, loop.carried.choice)
+        memory, active = loop.memory, loop.active
+        keep = None
+        if compact:
+            keep = tf.where(tf.logical_not(tf.reduce_all(tf.reshape(done, [-1, num_groups]), 1)))[:, 0]  # [A']
+            leaving = tf.shape(keep)[0] < num_active
+            active = tf.gather(active, keep)
+            memory = _leave(leaving, memory, keep)
+            tokens, live, live_truth, done, places = (
+                _gather_rows(part, keep, num_groups) for part in (tokens, live, live_truth, done, places))
+        flat = tf.reshape(places, [-1])
+        if beams > 1:
+            carried = tf.nest.map_structure(lambda leaf: tf.gather(leaf, flat), carried)
+        elif compact:
+            carried = _leave(leaving, carried, flat)
+        tokens = tf.reshape(tokens, [-1])
+        if not isinstance(carried.past, tuple):
+            here = tf.range(tf.shape(carried.past)[-1]) == loop.t
+            carried = carried._replace(past=tf.where(here, tokens[:, None], carried.past))
+        chosen = Past(length, carried.past, tf.repeat(active, beam_size))
+        carried = carried._replace(
+            processors=tuple(
+                process.advance(of_process, tokens, chosen) if hasattr(process, "start") else of_process
+                for process, of_process in zip(processors, carried.processors, strict=True)),
+            choice=choice.advance(carried.choice, tokens, chosen))
+        return _Loop(
+            length, active, tokens, carried, memory, live, live_truth if reshapers else (), done, pool, history)
+
+    def running(*loop):
+        loop = _Loop(*loop)
+        # One step at least, so that 0 rows have shapes.
+        return tf.logical_or(loop.t == 0, tf.logical_not(tf.reduce_all(loop.done)))
+
+    num_rows, num_all = batch_size * num_groups, batch_size * beam_size
+    remembers = choice.needs_past or any(getattr(each, "needs_past", False) for each in (*reshapers, *processors))
+    source_steps = tf.shape(source_mask)[1] if coverage_penalty else 0
+    first = _Loop(
+        t=tf.constant(0), active=tf.range(batch_size), tokens=tf.fill([num_all], BOS),
+        carried=_Carried(
+            tile(state, beam_size), tf.zeros([num_all, longest], tf.int32) if remembers else (),
+            tf.zeros([num_all, source_steps]) if coverage_penalty else (),
+            tuple(each.start(num_all) if hasattr(each, "start") else () for each in processors),
+            choice.start(num_all)),
+        memory=memory,
+        # All hypotheses of a search are alike before the first step: only one may be extended.
+        live=tf.tile(tf.constant([[0.0] + [-_INFINITY] * (beams - 1)]), [num_rows, 1]),
+        truth=tf.tile(tf.constant([[0.0] + [-_INFINITY] * (beams - 1)]), [num_rows, 1]) if reshapers else (),
+        done=tf.zeros([num_rows], tf.bool), pool=Pool.empty(num_rows, kept), history=History.empty(longest, beams))
+    loop = _Loop(*tf.while_loop(
+        running, body, first, shape_invariants=_shapes(first), maximum_iterations=longest))
+    return gather_answers(loop.pool, loop.history, loop.t, batch_size, num_groups, per_group, num_hypotheses)
 
 
 def tile(state, beam_size):
@@ -22,200 +261,38 @@ def tile(state, beam_size):
     return tf.nest.map_structure(lambda leaf: tf.repeat(leaf, beam_size, axis=0), state)
 
 
-def search(
-    step, state, *, batch_size, vocabulary_size, beam_size=4, num_hypotheses=1, length_penalty=0.6,
-    max_length=100, min_length=1,
-):
-    """Finds the likeliest outputs of a step function.
-
-    With beam_size 1 the search is greedy: the likeliest token at each step, up to the end token. With more,
-    the search ends for a source when the worst of its `num_hypotheses` finished ones is at least as good
-    as the best that a live one can still become, log p / lp(max_length); the bound loses nothing. At
-    max_length only the end token is allowed, so each answer ends in it, with its true probability. PAD and
-    BOS are never produced. Of equally likely extensions those of the better beam, then the lower ids win.
-
-    What depends on the source alone is no part of the state: `step` closes over its B rows and reads the
-    hypotheses as [B, K], so that it is never copied for each of them.
-
-    Args:
-        step: (tokens [N] int32, state) -> (logits [N, V], state, attention [N, S] or None), N = B * K, the
-            hypotheses of one source side by side: number k of source b is row b * K + k.
-        state: nest of tensors of N rows before the first step, the same for all rows of a source; see
-            `tile`. Each step gets it in the order of the hypotheses that it extends.
-        batch_size: B, int or scalar tensor; may be 0.
-        vocabulary_size: V, at least 4, the special tokens.
-        beam_size: K, at least 1.
-        num_hypotheses: H, from 1 to K.
-        length_penalty: alpha of Wu et al., 2016, arXiv:1609.08144, eq. 14, at least 0; 0 turns it off.
-        max_length: tokens, end token included, at least 1.
-        min_length: tokens, end token included, from 1 to max_length.
-    Returns:
-        Hypotheses with T = steps that were run for the whole batch, at most max_length.
-    Raises:
-        ValueError: a number out of its range.
-    """
-    _check(vocabulary_size, beam_size, num_hypotheses, length_penalty, max_length, min_length)
-    batch_size, alpha = tf.convert_to_tensor(batch_size, tf.int32), float(length_penalty)
-    first_row = tf.range(batch_size)[:, None] * beam_size  # [B, 1]
-    bound = penalty(max_length, alpha)
-
-    def body(t, tokens, state, live, pool, done, histories):
-        logits, new_state, attention = step(tokens, state)
-        logits = tf.reshape(tf.cast(logits, tf.float32), [batch_size, beam_size, vocabulary_size])
-        ended, chosen, parents, live = extend(logits, live)
-        ended = tf.where(t + 1 < min_length, -_INFINITY, ended)
-        if beam_size == 1:
-            likeliest = tf.logical_or(ended > live, t + 1 == max_length)  # [B, 1]
-            pool = _merge(pool, tf.where(likeliest, ended, -_INFINITY), t + 1, alpha, done)
-            done = tf.logical_or(done, likeliest[:, 0])
-        else:
-            pool = _merge(pool, ended, t + 1, alpha, done)
-            done = tf.logical_or(done, pool[0][:, -1] >= live[:, 0] / bound)
-            rows = tf.reshape(first_row + parents, [-1])  # [N]
-            new_state = tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows), new_state)
-        # A gather by a batch of unknown size forgets what the loop wants kept.
-        tf.nest.map_structure(lambda new, old: new.set_shape(old.shape), new_state, state)
-        if attention is None:
-            attention = tf.zeros([batch_size * beam_size, 0])
-        attention = tf.reshape(
-            tf.cast(attention, tf.float32), [batch_size, beam_size, tf.shape(attention)[-1]])
-        written = zip(histories, (chosen, parents, attention), strict=True)
-        histories = tuple(history.write(t, leaf) for history, leaf in written)
-        return t + 1, tf.reshape(chosen, [-1]), new_state, live, pool, done, histories
-
-    steps, _, _, _, pool, _, histories = tf.while_loop(
-        lambda t, tokens, state, live, pool, done, histories: tf.logical_or(
-            t == 0, tf.logical_not(tf.reduce_all(done))),  # one step at least, so that 0 rows have shapes
-        body, _begin(state, batch_size, beam_size, num_hypotheses, max_length), maximum_iterations=max_length)
-    scores, log_probabilities, lengths, beams = pool
-    tokens, attention = _read_back(
-        [history.gather(tf.range(steps)) for history in histories], steps, lengths, beams)
-    return Hypotheses(tokens, scores, log_probabilities, lengths, attention)
+def _rows_of(active, num_groups):
+    """[A] sources to [A * G] searches."""
+    if num_groups == 1:
+        return active
+    return tf.reshape(active[:, None] * num_groups + tf.range(num_groups), [-1])
 
 
-def _check(vocabulary_size, beam_size, num_hypotheses, length_penalty, max_length, min_length):
-    if vocabulary_size <= EOS:
-        raise ValueError(
-            f"search needs vocabulary_size >= {EOS + 1}, room for the special tokens. "
-            f"Received: vocabulary_size={vocabulary_size}.")
-    if beam_size < 1 or not 1 <= num_hypotheses <= beam_size:
-        raise ValueError(
-            "search needs beam_size >= 1 and 1 <= num_hypotheses <= beam_size. "
-            f"Received: beam_size={beam_size}, num_hypotheses={num_hypotheses}.")
-    if length_penalty < 0:
-        raise ValueError(f"search needs length_penalty >= 0. Received: length_penalty={length_penalty}.")
-    if not 1 <= min_length <= max_length:
-        raise ValueError(
-            "search needs 1 <= min_length <= max_length. "
-            f"Received: min_length={min_length}, max_length={max_length}.")
+def _gather_rows(part, keep, num_groups):
+    """[A * G, ...] to those of the kept sources."""
+    if isinstance(part, tuple):
+        return part
+    if num_groups == 1:
+        return tf.gather(part, keep)
+    grouped = tf.reshape(part, tf.concat([[-1, num_groups], tf.shape(part)[1:]], 0))
+    shape = tf.concat([[-1], tf.shape(part)[1:]], 0)
+    return tf.ensure_shape(tf.reshape(tf.gather(grouped, keep), shape), [None, *part.shape[1:]])
 
 
-def _begin(state, batch_size, beam_size, num_hypotheses, max_length):
-    """What the loop starts with: t, tokens, state, live, pool, done, histories."""
-    # All hypotheses of a source are alike before the first step: only one may be extended.
-    live = tf.tile(tf.constant([[0.0] + [-_INFINITY] * (beam_size - 1)]), [batch_size, 1])  # [B, K]
-    nothing = tf.zeros([batch_size, num_hypotheses], tf.int32)
-    pool = (tf.fill([batch_size, num_hypotheses], -_INFINITY),) * 2 + (nothing, nothing)
-    histories = tuple(
-        tf.TensorArray(dtype, max_length, element_shape=shape)  # shapes known, or 0 rows cannot be read back
-        for dtype, shape in ((tf.int32, [None, beam_size]), (tf.int32, [None, beam_size]),
-                             (tf.float32, [None, beam_size, None])))
-    tokens = tf.fill([batch_size * beam_size], BOS)
-    return tf.constant(0), tokens, state, live, pool, tf.zeros([batch_size], tf.bool), histories
+def _leave(leaving, nest, rows):
+    """The rows of every leaf, where any row is left out; else all as they are, without a copy."""
+    leaves = tf.nest.flatten(nest)
+    if not leaves:
+        return nest
+    found = tf.cond(leaving, lambda: [tf.gather(leaf, rows) for leaf in leaves], lambda: leaves)
+    return tf.nest.pack_sequence_as(nest, found if isinstance(found, list | tuple) else [found])
 
 
-def _merge(pool, ended, length, alpha, done):
-    """Lets hypotheses that end at this length into the pool of the best; a done source keeps its own.
+def _shapes(loop):
+    """Every tensor may lose rows."""
+    def shape(leaf):
+        if isinstance(leaf, tf.TensorArray):
+            return tf.TensorShape(None)
+        return tf.TensorShape([None, *leaf.shape[1:]]) if leaf.shape.rank else leaf.shape
 
-    Args:
-        pool: scores, log-probabilities, lengths and beams, each [B, H], best first.
-        ended: [B, K] float32, log-probabilities; -inf where none ends.
-        length: scalar int32, end token included.
-        done: [B] bool.
-    Returns:
-        pool.
-    """
-    beams = tf.zeros_like(ended, tf.int32) + tf.range(ended.shape[1])  # [B, K]
-    new = (ended / penalty(length, alpha), ended, tf.zeros_like(beams) + length, beams)
-    both = [tf.concat(pair, 1) for pair in zip(pool, new, strict=True)]
-    # Of equals the pool's own win: where none ends, -inf never takes the place of an empty slot.
-    _, order = tf.math.top_k(both[0], pool[0].shape[1])
-    merged = [tf.gather(leaf, order, batch_dims=1) for leaf in both]
-    return tuple(tf.where(done[:, None], old, leaf) for old, leaf in zip(pool, merged, strict=True))
-
-
-def extend(logits, live):
-    """The ends of the live hypotheses and their K best extensions by any token but EOS, PAD and BOS.
-
-    The vocabulary is cut into chunks. The K best extensions lie in the K chunks with the largest maxima, so
-    only those are sorted. The maxima also serve the normalizer, log sum exp. For 32 sources, 4 beams and
-    8,000 tokens all of this takes 2.5 ms on two cores; with tf.math.top_k over everything it took 6.6.
-
-    Args:
-        logits: [B, K, V] float32; V static.
-        live: [B, K] float32, log-probabilities so far; -inf where there is no hypothesis.
-    Returns:
-        ended: [B, K] float32, log-probability of each hypothesis followed by EOS.
-        tokens, parents, log_probabilities: [B, K], the extensions, best first, and the beams they extend;
-            -inf where fewer exist.
-    """
-    batch, beams, width = tf.shape(logits)[0], logits.shape[1], logits.shape[2]
-    # A size that divides V saves the copy that padding makes: 1.3 ms at the size above.
-    size = next((size for size in range(64, 31, -1) if width % size == 0), 64)
-    num_chunks = -(-width // size)
-    if num_chunks * size > width:
-        logits = tf.pad(
-            logits, [[0, 0], [0, 0], [0, num_chunks * size - width]], constant_values=-_INFINITY)
-    chunks = tf.reshape(logits, [batch, beams, num_chunks, size])
-    maxima = tf.reduce_max(chunks, -1)  # [B, K, C]
-    offset = live - _log_sum_exp(logits, tf.reduce_max(maxima, -1))  # [B, K], from logit to log-probability
-    ended = offset + logits[:, :, EOS]
-
-    special = tf.constant([token in (PAD, BOS, EOS) for token in range(size)])  # all are in chunk 0
-    first = tf.reduce_max(tf.where(special, -_INFINITY, chunks[:, :, 0]), -1)  # [B, K]
-    maxima = tf.concat([first[:, :, None], maxima[:, :, 1:]], -1) + offset[:, :, None]
-    _, best = tf.math.top_k(tf.reshape(maxima, [batch, beams * num_chunks]), beams)
-    best = tf.sort(best, -1)  # [B, K] chunks, in their order so that equals keep theirs
-    parents, chunk = best // num_chunks, best % num_chunks
-    values = tf.reshape(chunks, [batch, beams * num_chunks, size])
-    values = tf.gather(values, best, batch_dims=1)  # [B, K, size]
-    values += tf.gather(offset, parents, batch_dims=1)[:, :, None]
-    values = tf.where(tf.logical_and(special, chunk[:, :, None] == 0), -_INFINITY, values)
-    found, place = tf.math.top_k(tf.reshape(values, [batch, beams * size]), beams)
-    tokens = tf.gather(chunk, place // size, batch_dims=1) * size + place % size
-    # Where fewer than K extensions exist, a special or padding place of -inf was taken: any real id will do.
-    tokens = tf.where(found == -_INFINITY, UNK, tokens)
-    return ended, tokens, tf.gather(parents, place // size, batch_dims=1), found
-
-
-def _log_sum_exp(logits, maxima):
-    """log sum exp over the last axis, given the maxima over it."""
-    return maxima + tf.math.log(tf.reduce_sum(tf.exp(logits - maxima[:, :, None]), -1))
-
-
-def _read_back(histories, steps, lengths, beams):
-    """Follows the pointers from the ends to the beginning.
-
-    Args:
-        histories: tokens and parents [T, B, K], attention [T, B, K, S].
-        steps: T.
-        lengths: [B, H], 0 where there is no hypothesis.
-        beams: [B, H], the live hypothesis that ended.
-    Returns:
-        tokens [B, H, T] and attention [B, H, T, S].
-    """
-    tokens, parents, attention = histories
-    token_array = tf.TensorArray(tf.int32, steps, element_shape=[None, None])
-    attention_array = tf.TensorArray(tf.float32, steps, element_shape=[None, None, None])
-
-    def body(t, beams, token_array, attention_array):
-        last, inside = t == lengths - 1, t < lengths - 1  # [B, H]
-        token = tf.where(inside, tf.gather(tokens[t], beams, batch_dims=1), tf.where(last, EOS, PAD))
-        beams = tf.where(inside, tf.gather(parents[t], beams, batch_dims=1), beams)
-        weights = tf.gather(attention[t], beams, batch_dims=1)  # [B, H, S]
-        weights = tf.where((t < lengths)[:, :, None], weights, 0.0)
-        return t - 1, beams, token_array.write(t, token), attention_array.write(t, weights)
-
-    *_, token_array, attention_array = tf.while_loop(
-        lambda t, *_: t >= 0, body, (steps - 1, beams, token_array, attention_array))
-    return tf.transpose(token_array.stack(), [1, 2, 0]), tf.transpose(attention_array.stack(), [1, 2, 0, 3])
+    return tf.nest.map_structure(shape, loop)

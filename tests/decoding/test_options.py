@@ -1,0 +1,378 @@
+"""Every option of the search against plain Python: nothing forbidden comes out, and the best of the permitted does.
+
+An option is a pair: what `search` is given, and a predicate on lists of tokens, as far as they go or ended by EOS.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests import reference
+from tests.decoding.machine import (
+    NOISE, SOURCES, STEPS, VOCABULARY, all_tokens, answers, assert_close, attention_of, log_probabilities_of,
+    logits_of, random_table, tokens_of)
+from tfseq2seq.decoding import Trie, search
+from tfseq2seq.decoding.processors import (
+    block_ngrams, forbid_phrases, forbid_tokens, force_prefix, only_from, penalize_repetition)
+from tfseq2seq.structures import BOS, EOS, PAD
+
+SEEDS = st.integers(0, 2**32 - 1)
+LISTED = [[4], [4, 5], [4, 5, 6], [6, 1], [6, 1, 4], [5, 5, 5]]
+PREFIX, PHRASES = [6, 4], [[5, 4], [6]]
+
+
+def contains(tokens, phrase):
+    return any(tokens[i : i + len(phrase)] == phrase for i in range(len(tokens) - len(phrase) + 1))
+
+
+def has_repeated_ngram(tokens, size):
+    ngrams = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
+    return len(set(ngrams)) < len(ngrams)
+
+
+def begins_a_listed(tokens):
+    return any([*answer, EOS][: len(tokens)] == tokens for answer in LISTED)
+
+
+def ends_with_all(tokens, phrases=PHRASES):
+    """Positive phrases say nothing about a beginning."""
+    return tokens[-1] != EOS or all(contains(tokens, phrase) for phrase in phrases)
+
+
+def rows(values):
+    """[B, ...] of a constant for each source of the batch, made in the graph."""
+    return lambda tensors: tf.repeat(tf.constant([values]), tf.shape(tensors["sources"])[0], 0)
+
+
+PREFIXES, PHRASE_ROWS = rows(PREFIX), rows([[5, 4], [6, PAD]])
+CONSTRAINTS = {
+    "no token of a list": (lambda _: {"processors": [forbid_tokens([5, 1], VOCABULARY)]},
+                           lambda tokens: not {5, 1} & set(tokens)),
+    "no phrase of a list": (lambda _: {"processors": [forbid_phrases([[4, 4], [6], [1, 5]])]},
+                            lambda tokens: not any(contains(tokens, each) for each in ([4, 4], [6], [1, 5]))),
+    "no token twice": (lambda _: {"processors": [block_ngrams(1)]}, lambda tokens: not has_repeated_ngram(tokens, 1)),
+    "no bigram twice": (lambda _: {"processors": [block_ngrams(2)]},
+                        lambda tokens: not has_repeated_ngram(tokens, 2)),
+    "a prefix": (lambda tensors: {"processors": [force_prefix(PREFIXES(tensors))]},
+                 lambda tokens: tokens[:2] == PREFIX[: len(tokens)]),
+    "one of a list": (lambda _: {"processors": [only_from(Trie(LISTED))]}, begins_a_listed),
+    "phrases": (lambda tensors: {"phrases": PHRASE_ROWS(tensors)}, ends_with_all),
+    "phrases, no bigram twice, a prefix": (
+        lambda tensors: {"phrases": rows([[5, 4], [4, 5]])(tensors), "processors": [
+            block_ngrams(2), force_prefix(rows([5])(tensors))]},
+        lambda tokens: not has_repeated_ngram(tokens, 2) and tokens[0] == 5 and ends_with_all(
+            tokens, [[5, 4], [4, 5]])),
+    "one of a list, not a token": (
+        lambda _: {"processors": [only_from(Trie(LISTED)), forbid_tokens([5], VOCABULARY)]},
+        lambda tokens: begins_a_listed(tokens) and 5 not in tokens),
+}
+BEAM = {"beam_size": 3, "num_hypotheses": 3, "length_penalty": 0.6, "max_length": STEPS}
+WIDE = {"beam_size": 100, "num_hypotheses": 20, "length_penalty": 1.0, "max_length": STEPS}
+constraint = pytest.fixture(params=CONSTRAINTS.values(), ids=CONSTRAINTS)(lambda request: request.param)
+
+
+def search_all(table, make_options, **options):
+    return answers(table, make_options, {"sources": np.zeros(len(table), np.int32)}, **options)
+
+
+def check_scores(table, found, alpha):
+    """Of every answer that exists: the model's, whatever was forbidden."""
+    for b, h in np.argwhere(np.isfinite(found.scores)):
+        tokens, model = tokens_of(found, b, h), log_probabilities_of(table, b)
+        each = [model([BOS, *tokens[:i]])[token] for i, token in enumerate(tokens)]
+        assert_close(found.token_log_probabilities[b, h, : len(tokens)], each)
+        assert_close(found.log_probabilities[b, h], sum(each))
+        assert_close(found.scores[b, h], sum(each) / reference.penalty(len(tokens), alpha))
+
+
+def test_a_wide_beam_finds_the_best_of_the_permitted(constraint):
+    make_options, valid = constraint
+
+    @settings(max_examples=8, deadline=None)
+    @given(SEEDS)
+    def run(seed):
+        table = random_table(seed, 1)
+        found = search_all(table, make_options, **WIDE)
+        expected = reference.exhaustive(log_probabilities_of(table, 0), VOCABULARY, 1.0, STEPS, valid=valid)
+        assume(reference.gap([item[0] for item in expected], 20) > NOISE)
+        assert all_tokens(found, 0) == [item[2] for item in expected[:20]]
+        check_scores(table, found, 1.0)
+
+    run()
+
+
+def test_no_answer_is_forbidden(constraint):
+    make_options, valid = constraint
+
+    @settings(max_examples=15, deadline=None)
+    @given(SEEDS)
+    def run(seed):
+        table = random_table(seed)
+        found = search_all(table, make_options, **BEAM)
+        for b in range(SOURCES):
+            expected, closest = reference.textbook_beam(
+                log_probabilities_of(table, b), VOCABULARY, 3, 0.6, STEPS, valid=valid)
+            assert all(valid(tokens) for tokens in all_tokens(found, b))
+            if make_options not in [CONSTRAINTS[name][0] for name in CONSTRAINTS if "phrases" in name]:
+                assume(closest > NOISE)
+                assert all_tokens(found, b) == [item[2] for item in expected[:3]]
+            else:  # the textbook beam may have lost them all
+                assert np.isfinite(found.scores[b, 0])
+        check_scores(table, found, 0.6)
+
+    run()
+
+
+def test_a_constrained_source_gets_the_same_answer_alone_and_in_a_batch(constraint):
+    make_options, _ = constraint
+    table = np.concatenate([random_table(seed) for seed in range(5)])
+    together = search_all(table, make_options, **BEAM)
+    for b in range(len(table)):
+        alone = search_all(table[b : b + 1], make_options, **BEAM)
+        assert all_tokens(alone, 0) == all_tokens(together, b)
+        assert_close(alone.scores[0], together.scores[b])
+
+
+@pytest.mark.parametrize("finish", ["all", "best"])
+@pytest.mark.parametrize("kind, alpha", [("gnmt", 0.6), ("length", 1.0), ("none", 1.0), ("length", 0.3)])
+def test_each_length_penalty_and_way_to_finish_is_that_of_the_textbook(kind, alpha, finish):
+    options = {**BEAM, "length_penalty": alpha, "penalty": kind, "finish": finish}
+
+    @settings(max_examples=25, deadline=None)
+    @given(SEEDS)
+    def run(seed):
+        table = random_table(seed)
+        found = answers(table, **options)
+        for b in range(SOURCES):
+            expected, closest = reference.textbook_beam(
+                log_probabilities_of(table, b), VOCABULARY, 3, alpha, STEPS, kind=kind, finish=finish)
+            assume(closest > NOISE)
+            assert all_tokens(found, b) == [item[2] for item in expected[:3]]
+            assert_close(found.scores[b][: len(expected)], [item[0] for item in expected[:3]])
+
+    run()
+
+
+def covered(tensors):
+    """Source steps 0 to 3 are real."""
+    return {"source_mask": tf.zeros_like(tensors["sources"], tf.bool)[:, None] | (tf.range(5) < 4)}
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS)
+def test_the_coverage_penalty_is_added_to_what_ends(seed):
+    table = random_table(seed, 1)
+    found = search_all(table, covered, **WIDE, coverage_penalty=0.4)
+    expected = reference.exhaustive(
+        log_probabilities_of(table, 0), VOCABULARY, 1.0, STEPS,
+        added=lambda tokens: 0.4 * reference.coverage_penalty(attention_of(tokens)[:, :4]))
+    assume(reference.gap([item[0] for item in expected], 20) > NOISE)
+    assert all_tokens(found, 0) == [item[2] for item in expected[:20]]
+    assert_close(found.scores[0], [item[0] for item in expected[:20]])
+    assert_close(found.log_probabilities[0], [item[1] for item in expected[:20]])
+
+
+def penalized(table, b, factor):
+    """Log-probabilities under the repetition penalty, from the definition."""
+    logits = logits_of(table, b)
+
+    def log_probabilities(tokens):
+        row = logits(tokens).astype(np.float64)
+        for token in set(tokens[1:]):
+            row[token] = row[token] / factor if row[token] > 0 else row[token] * factor
+        return reference.log_softmax(row)
+
+    return log_probabilities
+
+
+def less_repetition(_):
+    return {"reshapers": [penalize_repetition(1.7)]}
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS)
+def test_the_repetition_penalty_ranks_by_the_changed_and_tells_the_model_s_own(seed):
+    table = random_table(seed)
+    found = search_all(table, less_repetition, **BEAM)
+    for b in range(SOURCES):
+        expected, closest = reference.textbook_beam(penalized(table, b, 1.7), VOCABULARY, 3, 0.6, STEPS)
+        assume(closest > NOISE)
+        assert all_tokens(found, b) == [item[2] for item in expected[:3]]
+        assert_close(found.scores[b], [item[0] for item in expected[:3]])
+        model = log_probabilities_of(table, b)
+        for h, tokens in enumerate(all_tokens(found, b)):
+            each = [model([BOS, *tokens[:i]])[token] for i, token in enumerate(tokens)]
+            assert_close(found.log_probabilities[b, h], sum(each))
+            assert_close(found.token_log_probabilities[b, h, : len(tokens)], each)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_diverse_groups_are_those_of_the_paper(seed):
+    table = random_table(seed)
+    found = answers(
+        table, beam_size=6, num_groups=3, num_hypotheses=6, diversity_strength=0.8, length_penalty=0.6,
+        max_length=STEPS)
+    for b in range(SOURCES):
+        groups, closest = reference.diverse_beam(log_probabilities_of(table, b), VOCABULARY, 3, 2, 0.8, 0.6, STEPS)
+        assume(closest > NOISE)
+        expected = sorted((item for group in groups for item in group[:2]), key=lambda item: -item[0])
+        assert sorted(all_tokens(found, b)) == sorted(item[2] for item in expected)
+        assert_close(found.scores[b], [item[0] for item in expected])
+    check_scores(table, found, 0.6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_alternatives_are_the_likeliest_tokens_at_a_step_each_gone_on_with_greedily(seed):
+    table, at = random_table(seed), np.array([0, 1, 1], np.int32)
+    found = answers(
+        table, lambda_alternatives, {"at": at}, beam_size=3, num_hypotheses=3, length_penalty=0.0, max_length=STEPS)
+    for b in range(SOURCES):
+        model, before, total = log_probabilities_of(table, b), [], 0.0
+        for _ in range(at[b]):
+            row = model([BOS, *before])
+            assume(row[EOS] < max(row[4:]))  # else there is no such step
+            token = max([1, *range(4, VOCABULARY)], key=lambda word: row[word])
+            before, total = [*before, token], total + row[token]
+            assume(reference.gap(row[[1, *range(3, VOCABULARY)]], 1) > NOISE and token != EOS)
+        row = model([BOS, *before])
+        assume(reference.gap(row[[1, *range(3, VOCABULARY)]], 4) > NOISE)
+        expected = []
+        for token in sorted([1, *range(3, VOCABULARY)], key=lambda word: -row[word])[:3]:
+            tokens, value = [*before, token], total + row[token]
+            while tokens[-1] != EOS:
+                after = model([BOS, *tokens])
+                allowed = [EOS] if len(tokens) == STEPS - 1 else [1, *range(3, VOCABULARY)]
+                assume(reference.gap(after[allowed], 1) > NOISE)
+                following = max(allowed, key=lambda word: after[word])
+                tokens, value = [*tokens, following], value + after[following]
+            expected.append((value, tokens))
+        expected.sort(reverse=True)
+        assert all_tokens(found, b) == [tokens for _, tokens in expected]
+        assert_close(found.scores[b], [value for value, _ in expected])
+
+
+def lambda_alternatives(tensors):
+    return {"alternatives_at": tensors["at"]}
+
+
+def of_each_row(tensors):
+    return dict(tensors)
+
+
+def test_settings_can_differ_from_row_to_row():
+    table = np.concatenate([random_table(seed) for seed in range(4)])
+    random = np.random.default_rng(0)
+    tensors = {
+        "length_penalty": random.choice([0.0, 0.6, 2.0], len(table)).astype(np.float32),
+        "max_length": random.integers(2, 6, len(table)).astype(np.int32),
+        "min_length": random.integers(1, 3, len(table)).astype(np.int32)}
+    together = answers(table, of_each_row, tensors, beam_size=3, num_hypotheses=3)
+    assert len({tuple(together.lengths[b]) for b in range(len(table))}) > 3
+    for b in range(len(table)):
+        expected, closest = reference.textbook_beam(
+            log_probabilities_of(table, b), VOCABULARY, 3, *(tensors[name][b] for name in tensors))
+        assert closest > NOISE
+        assert all_tokens(together, b) == [item[2] for item in expected[:3]]
+        assert_close(together.scores[b][: len(expected)], [item[0] for item in expected[:3]])
+
+
+def test_stopping_at_the_first_answers_is_earlier_and_never_better():
+    table = np.concatenate([random_table(seed) for seed in range(20)])
+    options = {"beam_size": 3, "num_hypotheses": 2, "length_penalty": 2.0, "max_length": 12}
+    best, first, current = (answers(table, **options, stop=stop) for stop in ("bound", "first", "current"))
+    assert (first.scores <= best.scores + 1e-6).all() and (first.scores < best.scores - 1e-3).any()
+    assert (current.scores <= best.scores + 1e-6).all()
+    assert first.lengths.mean() < best.lengths.mean()
+    assert np.isfinite(first.scores).all()
+
+
+def test_sources_that_are_done_do_not_cost_the_step_function_anything():
+    seen = []
+
+    def step(tokens, state, memory):
+        seen.append((len(tokens), memory.shape[0]))
+        ends = state >= tf.repeat(memory, 2)
+        return tf.where(ends[:, None], tf.one_hot(EOS, 7, 50.0, 0.0), tf.one_hot(5, 7, 50.0, 0.0)), state + 1, None
+
+    last = tf.constant([0, 4, 2, 0])
+    found = search(
+        step, tf.zeros([4], tf.int32), last, batch_size=4, vocabulary_size=7, beam_size=2, length_penalty=0.0,
+        max_length=9)
+    assert found.lengths[:, 0].numpy().tolist() == [1, 5, 3, 1]
+    assert seen == [(8, 4), (4, 2), (4, 2), (2, 1), (2, 1)]
+
+
+def test_the_phrases_of_each_source_are_its_own():
+    table = random_table(3)
+    phrases = np.array([[[5, 6], [4, PAD]], [[PAD, PAD], [PAD, PAD]], [[6, 6], [PAD, PAD]]], np.int32)
+    found = answers(
+        table, of_each_row, {"phrases": phrases}, beam_size=4, num_hypotheses=2, length_penalty=0.6, max_length=6)
+    for tokens in all_tokens(found, 0):
+        assert contains(tokens, [5, 6]) and 4 in tokens
+    assert all(contains(tokens, [6, 6]) for tokens in all_tokens(found, 2))
+    free = answers(table[1:2], beam_size=4, num_hypotheses=2, length_penalty=0.6, max_length=6)
+    assert all_tokens(found, 1) == all_tokens(free, 0)
+
+
+def test_a_phrase_that_begins_like_itself_is_found_after_a_false_start():
+    # 4 4 5 in 4 4 4 5: after the third 4 the second and third may be its beginning.
+    table = np.full([1, 5, VOCABULARY, VOCABULARY], -5.0, np.float32)
+    table[..., 4], table[..., 6] = 0.0, -1.0
+    found = answers(
+        table, of_each_row, {"phrases": np.array([[[4, 4, 5]]], np.int32)}, beam_size=2, max_length=5, min_length=5,
+        length_penalty=0.0)
+    assert contains(tokens_of(found, 0, 0), [4, 4, 5])
+    best = reference.exhaustive(
+        log_probabilities_of(table, 0), VOCABULARY, 0.0, 5, 5, valid=lambda tokens: contains(tokens, [4, 4, 5]))
+    assert_close(found.log_probabilities[0, 0], best[0][1])
+
+
+def test_a_trie_walks_its_edges():
+    trie = Trie(LISTED)
+    nodes = tf.constant([0, 0, -1])
+    allowed = trie.allowed(nodes, VOCABULARY).numpy()
+    assert [np.flatnonzero(row).tolist() for row in allowed] == [[4, 5, 6], [4, 5, 6], []]
+    nodes = trie.step(nodes, tf.constant([4, 1, 4]))
+    assert nodes.numpy().tolist()[1:] == [-1, -1]
+    assert np.flatnonzero(trie.allowed(nodes, VOCABULARY)[0]).tolist() == [EOS, 5]
+    with pytest.raises(ValueError, match="at least one answer"):
+        Trie([])
+
+
+@pytest.mark.parametrize("options, text", [
+    ({"penalty": "linear"}, "penalty to be one of gnmt, length, none"),
+    ({"num_groups": 3}, "num_groups that divides beam_size. Received: num_groups=3, beam_size=4"),
+    ({"diversity_strength": -1.0}, "diversity_strength >= 0"),
+    ({"coverage_penalty": 0.2}, "source_mask"),
+    ({"finish": "some"}, "finish to be one of all, best"),
+    ({"stop": "never"}, "stop to be one of bound, current, first"),
+    ({"num_groups": 2, "alternatives_at": 1}, "alternatives_at and num_groups"),
+    ({"beam_size": 1, "phrases": tf.zeros([1, 1, 1], tf.int32)}, "beam_size >= 2 for phrases"),
+    ({"phrases": tf.zeros([1, 1], tf.int32)}, "phrases of shape"),
+])
+def test_options_that_make_no_sense_are_refused(options, text):
+    with pytest.raises(ValueError, match=text):
+        search(None, None, batch_size=1, vocabulary_size=5, **options)
+
+
+def test_every_pair_of_constraints_goes_together():
+    """Forbidding is a conjunction: a wide beam finds what the two predicates leave."""
+    names = [name for name in CONSTRAINTS if "," not in name and name != "phrases"]
+    for one, two in itertools.islice(itertools.combinations(names, 2), 0, None, 4):
+        both = [CONSTRAINTS[name] for name in (one, two)]
+
+        def make_options(tensors, both=both):
+            return {"processors": [process for make, _ in both for process in make(tensors)["processors"]]}
+
+        table = random_table(11, 1)
+        found = search_all(table, make_options, **WIDE)
+        expected = reference.exhaustive(
+            log_probabilities_of(table, 0), VOCABULARY, 1.0, STEPS,
+            valid=lambda tokens, both=both: all(valid(tokens) for _, valid in both))
+        assert all_tokens(found, 0) == [item[2] for item in expected[:20]], (one, two)
