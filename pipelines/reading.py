@@ -4,18 +4,22 @@ Text is UTF-8, a byte order mark is taken off, lines end with "\\n" or "\\r\\n" 
 line counts are those of `wc -l`), and any file may be compressed as .gz.
 """
 
+import codecs
 import gzip
+import io
 import json
 import string
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.pairs import DataError, Pair
 
 Paths = str | list[str]
 PAIR_FILES = (".tsv", ".jsonl")
 _SNIFFED = 8192  # bytes in which a NUL says that a file is not text
+_BUFFER = 1 << 20  # bytes read at once
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -24,31 +28,69 @@ def read_lines(path: str | Path) -> list[str]:
     Raises:
         DataError: the file is missing, empty, binary, not UTF-8, or a damaged .gz.
     """
-    path = Path(path)
-    content = _read_bytes(path)
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            f"{path}: not UTF-8 but UTF-16 at byte 0, line 1; convert it with `iconv -f UTF-16 -t UTF-8`.")
-    if content.startswith(b"\x1f\x8b"):
-        raise DataError(f"{path}: compressed with gzip; give it a name that ends with .gz.")
-    if b"\0" in content[:_SNIFFED]:
-        offset = content.index(b"\0")
-        raise DataError(f"{path}: a binary file; needed is UTF-8 text. Received: a NUL at byte {offset}.")
-    start = 3 if content.startswith(b"\xef\xbb\xbf") else 0
-    try:
-        text = content[start:].decode()
-    except UnicodeDecodeError as error:
-        offset = start + error.start
-        line = content.count(b"\n", 0, offset) + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8; convert the file, for example with `iconv -f LATIN1 -t UTF-8`. "
-            f"Received: byte 0x{content[offset]:02x} at offset {offset}.") from error
-    if not text.strip():
+    lines = list(stream_lines(path))
+    if not any(line.strip() for line in lines):
         raise DataError(f"{path}: the file is empty; it needs at least one line.")
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    return lines
+
+
+def stream_lines(path: str | Path) -> Iterator[str]:
+    """The lines of a text file one by one, plain or .gz, so that a file of any size takes little memory.
+
+    An empty file has no lines, which is no error here.
+
+    Raises:
+        DataError: the file is missing, binary, not UTF-8, or a damaged .gz.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file.")
+    if path.is_dir():
+        raise DataError(f"{path}: not a file.")
+    try:
+        with io.BufferedReader(io.FileIO(path), _BUFFER) as file:
+            if path.suffix == ".gz":
+                with gzip.open(file) as unpacked:
+                    yield from decode_lines(io.BufferedReader(unpacked, _BUFFER), str(path))
+            else:
+                yield from decode_lines(file, str(path))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a whole .gz file: {error}.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+
+
+def decode_lines(file: Any, name: str) -> Iterator[str]:
+    """The lines of an open file, such as `sys.stdin.buffer`, without their ends; each as soon as it is whole.
+
+    Args:
+        file: `io.BufferedReader` of UTF-8 text.
+        name: what errors call it.
+    Raises:
+        DataError: the bytes are compressed, binary or not UTF-8.
+    """
+    start = file.peek(_SNIFFED)[:_SNIFFED]
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(
+            f"{name}: not UTF-8 but UTF-16 at byte 0, line 1; convert it with `iconv -f UTF-16 -t UTF-8`.")
+    if start.startswith(b"\x1f\x8b"):
+        raise DataError(
+            f"{name}: compressed with gzip; give it a name that ends with .gz, or unpack it with `gzip -dc`.")
+    if b"\0" in start:
+        offset = start.index(b"\0")
+        raise DataError(f"{name}: a binary file; needed is UTF-8 text. Received: a NUL at byte {offset}.")
+    offset = 0
+    if start.startswith(codecs.BOM_UTF8):
+        offset = len(file.read(len(codecs.BOM_UTF8)))
+    for number, line in enumerate(file, start=1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{name}:{number}: not UTF-8; convert the file, for example with `iconv -f LATIN1 -t UTF-8`. "
+                f"Received: byte 0x{line[error.start]:02x} at offset {offset + error.start}.") from error
+        offset += len(line)
+        yield text.removesuffix("\n").removesuffix("\r")
 
 
 def split_sources(line: str, separator: str | None) -> list[str]:
@@ -95,22 +137,6 @@ def find_split(folder: Path, name: str) -> str | None:
         raise DataError(
             f"{folder}: one {name} file is needed. Received: {', '.join(path.name for path in found)}.")
     return str(found[0]) if found else None
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.exists():
-        raise DataError(f"{path}: no such file.")
-    if not path.is_file() and not path.is_fifo():
-        raise DataError(f"{path}: not a file.")
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                return file.read()
-        return path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a whole .gz file: {error}.") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
 def _line_by_line(names: list[str], separator: str | None) -> list[Pair]:

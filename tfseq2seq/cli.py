@@ -38,6 +38,9 @@ DataOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="A recipe key to override, as train.steps=100. May be repeated.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Where run folders are made.")]
+FORMATS_HELP = (
+    "text: the best hypothesis; tsv: line number, score and text of each, with tab, line end and backslash in the text "
+    "escaped; jsonl: an object a line. Default: text, or tsv for several hypotheses.")
 AddressOption = Annotated[str, typer.Option("--address", help="host:port of the gRPC server.")]
 
 
@@ -142,15 +145,20 @@ def evaluate(
     run_folder: RunArgument,
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
     lines: Annotated[int | None, typer.Option(help="Only the first so many sources.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Batches decoded at once; default: the cores, or 1 on a GPU.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Decode the held-out split with the best checkpoint and score it beside the task's baseline."""
+    from tfseq2seq.prediction import share_cores
+
+    workers = share_cores(workers)
     from tfseq2seq.evaluation import as_dict, render_table
     from tfseq2seq.runs import evaluate_run, open_run
 
     run, prepared = open_run(run_folder)
     with progress_bar() as report:
-        scores = evaluate_run(run, prepared, run_folder, split, lines, report)
+        scores = evaluate_run(run, prepared, run_folder, split, lines, report, workers)
     if as_json:
         print(json.dumps({system: as_dict(values) for system, values in scores.items()}, indent=2))
     else:
@@ -160,31 +168,45 @@ def evaluate(
 @app.command()
 def predict(
     run_folder: RunArgument,
-    source: Annotated[Path | None, typer.Argument(help="Lines, plain or .gz; default: standard input.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: standard output.")] = None,
-    n_best: Annotated[int, typer.Option(help="Hypotheses a line; with more than 1 (or --scores) as TSV.")] = 1,
-    scores: Annotated[bool, typer.Option("--scores", help="Print line number, score and text, tab separated.")] = False,
+    source: Annotated[
+        Path | None, typer.Argument(help="Lines of UTF-8, plain or .gz; default, or -: standard input.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Packed if named .gz; default: standard output.")] = None,
+    n_best: Annotated[int, typer.Option(help="Hypotheses a line, best first.")] = 1,
+    scores: Annotated[bool, typer.Option("--scores", help="The same as --format tsv.")] = False,
+    output_format: Annotated[str | None, typer.Option("--format", help=FORMATS_HELP, show_default=False)] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Batches decoded at once; default: the cores, or 1 on a GPU.")] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Devices that decode a batch each; default: every GPU, or 1.")] = None,
+    window: Annotated[
+        int, typer.Option(min=1, help="Lines that are read, sorted by length and written together.")] = 10_000,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Padded source tokens in a batch; default: decode.batch_tokens.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted run left.")] = False,
 ) -> None:
-    """Answer lines with a run's best checkpoint, in their order."""
-    from pipelines.reading import read_lines
-    from tfseq2seq.runs import open_run, predict_lines
+    """Answer the lines of a file of any size with a run's best checkpoint, in their order.
 
+    One line in, one answer out: an empty line is a source too; "\\n" or "\\r\\n" ends a line; a line beyond
+    export.max_source_length tokens is cut there, and counted. A file is read once before it is decoded, so that bytes
+    that are not UTF-8 are refused at once, with the line's number.
+
+    Interrupted, even by kill -9, the same command goes on after the last whole window: it lies in OUTPUT.part, what
+    it is of in OUTPUT.part.json, until OUTPUT is complete. From or to a pipe there is no going on.
+    """
+    from tfseq2seq.prediction import count_gpus, share_cores
+
+    replicas = replicas or max(1, count_gpus())
+    workers = share_cores(workers or (1 if replicas > 1 else None))
+    from tfseq2seq.runs import open_run, predict_file
+
+    if scores and output_format == "text":
+        raise typer.BadParameter("--format text holds no scores; give tsv or jsonl, or leave out --scores.")
     run, prepared = open_run(run_folder)
-    lines = read_lines(source) if source else [line.rstrip("\n") for line in sys.stdin]
-    with progress_bar() as report:
-        answers = predict_lines(run, prepared, run_folder, lines, n_best, report)
-    rows = []
-    for i, hypotheses in enumerate(answers):
-        for hypothesis in hypotheses:
-            text = hypothesis.text.replace("\n", " ")
-            rows.append(f"{i + 1}\t{hypothesis.score:.4f}\t{text}" if scores or n_best > 1 else text)
-    text = "".join(row + "\n" for row in rows)
-    if output:
-        from tfseq2seq.files import write_atomically
-
-        write_atomically(output, text)
-    else:
-        sys.stdout.write(text)
+    predict_file(
+        run, prepared, run_folder, None if source == Path("-") else source, output, num_hypotheses=n_best,
+        output_format=output_format or ("tsv" if scores or n_best > 1 else "text"), window=window,
+        batch_tokens=batch_tokens, workers=workers, replicas=replicas, restart=restart)
 
 
 @app.command()

@@ -11,8 +11,10 @@ import tensorflow as tf
 
 from pipelines.batching import inference_batches
 from pipelines.text import source_ids
-from tfseq2seq.decoding import search
-from tfseq2seq.decoding.scoring import score_targets
+from tfseq2seq.alignment import alignments, replace_unknown
+from tfseq2seq.decoding import combine, expected_utility, search
+from tfseq2seq.decoding.scoring import score_tokens
+from tfseq2seq.options import SearchOptions
 from tfseq2seq.structures import BOS, EOS, PAD, Hypotheses
 
 _TEXT = tf.TensorSpec([None], tf.string)
@@ -29,44 +31,81 @@ class Generator(tf.Module):
     """Answers source strings with target strings.
 
     Args:
-        model: `Seq2Seq`.
+        model: `Seq2Seq`, or several that answer as one and share their tokenizers.
         source_tokenizer: Tokenizer of the source side.
         target_tokenizer: Tokenizer of the target side.
         decode: `tfseq2seq.config.Decode`.
         max_source_length: Tokens, end token included; longer sources (and targets to score) are cut here.
         step: Training step of the weights.
+        weights: Of several models, numbers above 0; default all alike.
     """
 
-    def __init__(self, model, source_tokenizer, target_tokenizer, decode, max_source_length, step=0):
+    def __init__(self, model, source_tokenizer, target_tokenizer, decode, max_source_length, step=0, weights=None):
         super().__init__(name="generator")
-        self.model = model
+        self.models = list(model) if isinstance(model, list | tuple) else [model]
+        self.model, self.weights = self.models[0], weights
         self.tokenizers = (source_tokenizer, target_tokenizer)
         self.decode, self.max_source_length, self.step = decode, max_source_length, step
+        self.options = SearchOptions(decode, target_tokenizer)
         self.traced_answer = tf.function(self.answer_in_graph, input_signature=[_TEXT])
 
-    def hypotheses(self, text, beam_size, num_hypotheses):
-        """[N] strings to their source ids [N, S] and Hypotheses, token ids with their attention."""
+    def hypotheses(self, text, num_hypotheses, method=None, beam_size=None, alternatives=False, **requested):
+        """Searches.
+
+        Args:
+            text: [N] strings.
+            num_hypotheses: H, answers a source, at most the beam size.
+            method: "beam", "sample" or "greedy"; default the recipe's.
+            beam_size: default the recipe's, 1 for "greedy".
+            alternatives: Whether to answer with the likeliest tokens after the prefix, each gone on with greedily.
+            requested: `options.ROW_OPTIONS` of the rows, each [N].
+        Returns:
+            source ids [N, S] and Hypotheses, token ids with their attention.
+        """
         source, _ = source_ids(text, self.tokenizers[0], self.max_source_length)
-        memory, state = self.model.start(self.model.encode(source))
-        return source, search(
-            self.model.step, state, memory, batch_size=tf.shape(source)[0], vocabulary_size=self.model.target_vocabulary_size,
-            beam_size=beam_size, num_hypotheses=num_hypotheses, length_penalty=self.decode.length_penalty,
-            max_length=self.decode.max_length, min_length=self.decode.min_length)
+        arguments = self.options.arguments(text, source, requested, method, beam_size)
+        if alternatives:
+            prefix, _ = source_ids(requested["prefix"], self.tokenizers[1], self.decode.max_length + 1)
+            arguments["alternatives_at"] = tf.reduce_sum(tf.cast(prefix != PAD, tf.int32), 1) - 1
+        started = [model.start(model.encode(source)) for model in self.models]
+        memories, states = zip(*started, strict=True)
+        if len(self.models) == 1:
+            step, state, memory = self.model.step, states[0], memories[0]
+        else:
+            step = combine([model.step for model in self.models], self.weights, self.decode.ensemble)
+            state, memory = states, memories
+        return source, search(step, state, memory, num_hypotheses=num_hypotheses, **arguments)
 
     def beam(self, text, num_hypotheses):
-        """Beam search.
+        """The recipe's own search, whatever its method.
 
         Args:
             text: [N] strings.
             num_hypotheses: H, answers a source, at most the beam size.
         Returns:
-            {"text": [N, H] strings, best first, "score": [N, H] float32, log-probability / length penalty}.
+            {"text": [N, H] strings, best first, "score": [N, H] float32, log-probability / length penalty, or with
+            `minimum_risk` the expected utility in percent}.
         """
-        return self._strings(self.hypotheses(text, self.decode.beam_size, num_hypotheses)[1])
+        found = self._answers(text, num_hypotheses)[0]
+        return {name: found[name] for name in ("text", "score")}
 
     def greedy(self, text):
         """The likeliest token at each step. Returns as `beam` with H = 1."""
-        return self._strings(self.hypotheses(text, 1, 1)[1])
+        found = self._answers(text, 1, "greedy")[0]
+        return {name: found[name] for name in ("text", "score")}
+
+    def beam_with(self, text, num_hypotheses, **requested):
+        """Beam search with options of each row, see `_described`."""
+        return self._described(*self._answers(text, num_hypotheses, "beam", **requested))
+
+    def sample_with(self, text, num_hypotheses, **requested):
+        """Draws with options of each row, see `_described`."""
+        return self._described(*self._answers(text, num_hypotheses, "sample", **requested))
+
+    def alternatives(self, text, prefix, num_hypotheses):
+        """What else might stand after the prefix: see `search`'s `alternatives_at`. Returns as `_described`."""
+        return self._described(*self._answers(
+            text, num_hypotheses, "beam", num_hypotheses, alternatives=True, prefix=prefix))
 
     def score(self, source, target):
         """log p(target | source), end token included, in nats.
@@ -75,23 +114,61 @@ class Generator(tf.Module):
             source: [N] strings.
             target: [N] strings.
         Returns:
-            {"log_probability": [N] float32}.
+            {"log_probability": [N] float32, "length": [N] int32, tokens of the target, end token included,
+            "token_log_probability": [N, L] float32, of each of them, then 0; L is `max_source_length`}.
         """
         sources, _ = source_ids(source, self.tokenizers[0], self.max_source_length)
         labels, _ = source_ids(target, self.tokenizers[1], self.max_source_length)  # [N, T], ended by EOS
         inputs = tf.concat([tf.fill([tf.shape(labels)[0], 1], BOS), labels[:, :-1]], 1)
-        logits = self.model({"source": sources, "target": inputs}, training=False)
-        return {"log_probability": score_targets(logits, labels)}
+        logits = [model({"source": sources, "target": inputs}, training=False) for model in self.models]
+        if len(logits) > 1:
+            steps = [lambda tokens, state, memory, part=part: (part, (), None) for part in logits]
+            logits = [combine(steps, self.weights, self.decode.ensemble)(None, logits, logits)[0]]
+        each = score_tokens(logits[0], labels)
+        return {
+            "log_probability": tf.reduce_sum(each, 1),
+            "length": tf.reduce_sum(tf.cast(labels != PAD, tf.int32), 1),
+            "token_log_probability": _to_width(each, self.max_source_length)}
 
     def answer_in_graph(self, text):
         """[N] strings to what `beam` gives, their source ids [N, S] and Hypotheses; traced as `traced_answer`."""
-        source, hypotheses = self.hypotheses(text, self.decode.beam_size, self.decode.num_hypotheses)
-        return self._strings(hypotheses), source, hypotheses
+        return self._answers(text, self.decode.num_hypotheses)
 
-    def _strings(self, hypotheses: Hypotheses) -> dict[str, tf.Tensor]:
+    def _answers(self, text, num_hypotheses, method=None, beam_size=None, **options):
+        """{"text", "score"}, source ids and Hypotheses, both in the same order."""
+        method = method or self.decode.method
+        by_risk = method == "sample" and self.decode.minimum_risk is not None
+        wanted = (beam_size or self.decode.beam_size) if by_risk else num_hypotheses
+        source, hypotheses = self.hypotheses(text, wanted, method, beam_size, **options)
+        texts, scores = self._texts(text, hypotheses), hypotheses.scores
+        if by_risk:
+            there = tf.cast(hypotheses.lengths > 0, tf.float32)
+            utility = expected_utility(texts, self.decode.minimum_risk, there)
+            scores, order = tf.math.top_k(tf.where(there > 0, utility, -float("inf")), num_hypotheses)
+            hypotheses = Hypotheses(*(tf.gather(leaf, order, batch_dims=1) for leaf in hypotheses))
+            hypotheses, texts = hypotheses._replace(scores=scores), tf.gather(texts, order, batch_dims=1)
+        return {"text": texts, "score": scores}, source, hypotheses
+
+    def _described(self, strings, source, hypotheses):
+        """Everything about answers, in shapes that do not depend on the batch (TensorFlow Serving joins batches).
+
+        Returns:
+            "text" [N, H] string; "score" [N, H] float32; "log_probability" [N, H] float32, nats; "length" [N, H]
+            int32, tokens with the end token; "alignment" [N, H] string, for each token but the end the source token
+            with the most attention, as "0-0 1-2" (target-source); "token_log_probability" [N, H, L] float32, L the
+            recipe's max_length.
+        """
+        return {
+            **strings, "log_probability": hypotheses.log_probabilities, "length": hypotheses.lengths,
+            "alignment": alignments(hypotheses, source),
+            "token_log_probability": _to_width(hypotheses.token_log_probabilities, self.decode.max_length)}
+
+    def _texts(self, text, hypotheses):
         shape = tf.shape(hypotheses.tokens)
-        text = self.tokenizers[1].decode(tf.reshape(hypotheses.tokens, [-1, shape[2]]))
-        return {"text": tf.reshape(text, shape[:2]), "score": hypotheses.scores}
+        texts = self.tokenizers[1].decode(tf.reshape(hypotheses.tokens, [-1, shape[2]]))
+        if self.decode.replace_unknown:
+            texts = replace_unknown(texts, self.tokenizers[0].pieces(text), hypotheses)
+        return tf.ensure_shape(tf.reshape(texts, shape[:2]), [None, hypotheses.tokens.shape[1]])
 
     def answer(self, lines: list[str], batch_tokens: int | None = None, on_batch: Any = None) -> list[list[Answer]]:
         """Decodes lines of any number, sorted by length and batched by padded source tokens.
@@ -154,6 +231,14 @@ class Generator(tf.Module):
         ids = ids[: ids.index(EOS) + 1] if EOS in ids else ids
         weights = found.attention[0, 0].numpy()[: len(ids), : len(source_tokens)]
         return source_tokens, [vocabularies[1][i] for i in ids], weights
+
+
+def _to_width(values, width):
+    """[..., T] to [..., width], cut or filled with 0."""
+    values = values[..., :width]
+    missing = width - tf.shape(values)[-1]
+    padded = tf.pad(values, [[0, 0]] * (values.shape.rank - 1) + [[0, missing]])
+    return tf.ensure_shape(padded, [*values.shape[:-1], width])
 
 
 def to_answers(strings: dict[str, tf.Tensor]) -> list[list[Answer]]:

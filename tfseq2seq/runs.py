@@ -1,19 +1,27 @@
 """What one does with a run's folder: open it, train it, score it, answer with it, export it."""
 
+import contextlib
 import json
+import sys
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from pipelines.prepare import Prepared, load_prepared, prepare
+from pipelines.reading import decode_lines, stream_lines
 from pipelines.sources import CORPORA
-from tfseq2seq import callbacks
+from tfseq2seq import callbacks, checkpoints
 from tfseq2seq.config import Run
 from tfseq2seq.console import Report, progress_bar, show
 from tfseq2seq.evaluation import Score, as_dict, evaluate, group_references
 from tfseq2seq.files import write_atomically
 from tfseq2seq.generation import Answer, Generator
-from tfseq2seq.training import load_generator, train
+from tfseq2seq.output import FORMATS, FileOutput, StreamOutput
+from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict, show_pace
+from tfseq2seq.training import load_generator, make_strategy, train
 
 
 def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Progress:
@@ -41,7 +49,7 @@ def open_run(folder: Path) -> tuple[Run, Prepared]:
 
 
 def evaluate_run(
-    run: Run, prepared: Prepared, folder: Path, split: str, limit: int | None, report: Report,
+    run: Run, prepared: Prepared, folder: Path, split: str, limit: int | None, report: Report, workers: int = 1,
 ) -> dict[str, dict[str, Score]]:
     """Scores the best checkpoint, and the task's cheap baseline, on a held-out split.
 
@@ -54,6 +62,7 @@ def evaluate_run(
         split: "valid" or "test".
         limit: only the first so many sources.
         report: told (stage, done, total).
+        workers: batches decoded at once.
     Returns:
         Scores by metric for the baseline's name and for the run's.
     Raises:
@@ -68,8 +77,10 @@ def evaluate_run(
     sources, references = group_references(pairs, task.multiple_references)
     sources, references = sources[:limit], references[:limit]
     generator = _best(run, prepared, folder)
-    answers = generator.answer(sources, on_batch=lambda done: report("decoding", done, len(sources)))
-    hypotheses = [best[0].text if best else "" for best in answers]
+    windows = answer_windows(
+        generator, sources, window=len(sources), workers=workers,
+        on_lines=lambda done: report("decoding", done, len(sources)))
+    hypotheses = [best[0].text if best else "" for window in windows for best in window.answers]
     report("scoring", 0, None)
     baseline = task.baseline(prepared.train, sources)
     scores = {
@@ -85,13 +96,71 @@ def predict_lines(
     run: Run, prepared: Prepared, folder: Path, lines: list[str], num_hypotheses: int, report: Report,
 ) -> list[list[Answer]]:
     """Hypotheses of the best checkpoint for each line, best first. Raises ValueError, CheckpointError."""
-    if not 1 <= num_hypotheses <= run.decode.beam_size:
-        raise ValueError(
-            f"--n-best must be from 1 to the recipe's decode.beam_size = {run.decode.beam_size}. "
-            f"Received: {num_hypotheses}.")
-    decode = run.decode.model_copy(update={"num_hypotheses": num_hypotheses})
-    generator = _best(run.model_copy(update={"decode": decode}), prepared, folder)
+    generator = _best(_with_hypotheses(run, num_hypotheses), prepared, folder)
     return generator.answer(lines, on_batch=lambda done: report("decoding", done, len(lines)))
+
+
+def predict_file(
+    run: Run, prepared: Prepared, folder: Path, source: Path | None, output: Path | None, *, num_hypotheses: int = 1,
+    output_format: str = "text", window: int = WINDOW, batch_tokens: int | None = None, workers: int = 1,
+    replicas: int = 1, restart: bool = False, console: Console = show,
+) -> None:
+    """Answers the lines of a file with the best checkpoint; called again after an interruption, it goes on.
+
+    Args:
+        run: the recipe.
+        prepared: its data.
+        folder: the run's folder.
+        source: lines, plain or .gz, or a pipe; None for standard input.
+        output: file, packed where its name ends with .gz; None for standard output.
+        num_hypotheses: answers a line, at most the recipe's beam size; more than 1 need a format that holds them.
+        output_format: text, tsv or jsonl, see `tfseq2seq.output.render`.
+        window: lines that are read, sorted and written together.
+        batch_tokens: most padded source tokens in a batch; default the recipe's.
+        workers: batches decoded at once, see `tfseq2seq.prediction.share_cores`.
+        replicas: devices that decode a batch each, in step.
+        restart: throw away what an interrupted call left.
+        console: where progress is shown.
+    Raises:
+        ValueError: an option is out of range, the source is broken, or what was left is of another command.
+        CheckpointError: there is no checkpoint.
+        OSError: the output cannot be written.
+    """
+    run = _with_hypotheses(run, num_hypotheses)
+    _check_options(source, output, num_hypotheses, output_format, workers, replicas)
+    file = source if source is not None and source.is_file() else None  # what a pipe gave once is gone
+    # Read once before anything is decoded: what is broken is told now, and the time left is known.
+    total = None if file is None else sum(1 for _ in stream_lines(file))
+    strategy = _strategy(replicas)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        generator = _best(run, prepared, folder)
+    fingerprint = None if file is None else _fingerprint(run, generator, file, output_format, window, batch_tokens)
+    with contextlib.ExitStack() as stack:
+        results: FileOutput | StreamOutput
+        if output is None:
+            results = StreamOutput(sys.stdout.buffer)
+        elif output.exists() and not output.is_file():  # a pipe or a device: not to be renamed onto
+            results = StreamOutput(stack.enter_context(open(output, "wb")))
+        else:
+            results = stack.enter_context(contextlib.closing(FileOutput(output, fingerprint, restart)))
+        if results.num_lines:
+            console.print(f"{output}: going on after line {results.num_lines:,}", highlight=False)
+        try:
+            with show_pace(console, total) as on_lines:
+                predict(
+                    generator, _lines(source), results, output_format, on_lines, window=window,
+                    batch_tokens=batch_tokens, workers=workers, read_ahead=file is not None,
+                    replicas=Replicas(generator, strategy) if strategy else None)
+        except BaseException:
+            if isinstance(results, FileOutput) and fingerprint and results.num_lines:
+                console.print(
+                    f"{output}: {results.num_lines:,} lines are kept; the same command goes on after them",
+                    highlight=False)
+            raise
+    if results.num_cut:
+        console.print(
+            f"{results.num_cut:,} lines were longer than export.max_source_length = {generator.max_source_length} "
+            "tokens and were cut there", highlight=False)
 
 
 def export_run(
@@ -120,3 +189,63 @@ def _best(run: Run, prepared: Prepared, folder: Path) -> Generator:
     generator = load_generator(run, prepared, folder)
     show.print(f"{folder}: checkpoint of step {generator.step}", highlight=False)
     return generator
+
+
+def _with_hypotheses(run: Run, num_hypotheses: int) -> Run:
+    if not 1 <= num_hypotheses <= run.decode.beam_size:
+        raise ValueError(
+            f"--n-best must be from 1 to the recipe's decode.beam_size = {run.decode.beam_size}. "
+            f"Received: {num_hypotheses}.")
+    return run.model_copy(update={"decode": run.decode.model_copy(update={"num_hypotheses": num_hypotheses})})
+
+
+def _check_options(
+    source: Path | None, output: Path | None, num_hypotheses: int, output_format: str, workers: int, replicas: int,
+) -> None:
+    if output_format not in FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}. Received: {output_format!r}.")
+    if output_format == "text" and num_hypotheses > 1:
+        raise ValueError(
+            "--format text holds one hypothesis a line; give tsv or jsonl. "
+            f"Received: --n-best {num_hypotheses}.")
+    if replicas > 1 and workers > 1:
+        raise ValueError(
+            "--workers are batches at once on one device, --replicas one batch on each; leave one of them out. "
+            f"Received: --workers {workers} --replicas {replicas}.")
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"{output.parent}: no such folder for the output.")
+    if output is not None and output.is_dir():
+        raise ValueError(f"{output}: the output must be a file. Received: a folder.")
+    if source is not None and (not source.exists() or source.is_dir()):
+        raise ValueError(f"{source}: {'not a file' if source.exists() else 'no such file'}.")
+    if source is not None and output is not None and output.exists() and source.samefile(output):
+        raise ValueError(f"{output}: is the source too; name another output.")
+
+
+def _lines(source: Path | None) -> Iterator[str]:
+    return decode_lines(sys.stdin.buffer, "standard input") if source is None else stream_lines(source)
+
+
+def _strategy(replicas: int) -> Any:
+    """A strategy over so many devices; None where one does."""
+    if replicas == 1:
+        return None
+    try:
+        return make_strategy(replicas)
+    except ValueError as error:
+        raise ValueError(str(error).replace("train.replicas =", "--replicas")) from None
+
+
+def _fingerprint(
+    run: Run, generator: Generator, source: Path, output_format: str, window: int, batch_tokens: int | None,
+) -> dict[str, Any]:
+    """What a line's answer and its place in the output depend on, but for the libraries and the machine."""
+    status, checksum = source.stat(), 0
+    for weight in checkpoints.weights(generator.model):
+        checksum = zlib.crc32(weight.numpy().tobytes(), checksum)
+    decode = {f"decode.{name}": value for name, value in run.decode.model_dump(mode="json").items()}
+    return {
+        "source": str(source.resolve()), "source size": status.st_size, "source time": status.st_mtime_ns,
+        "checkpoint step": generator.step, "weights": checksum, "format": output_format, "window": window,
+        "max_source_length": generator.max_source_length, **decode,
+        "decode.batch_tokens": batch_tokens or run.decode.batch_tokens}

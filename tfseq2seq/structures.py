@@ -58,8 +58,8 @@ class Hypotheses(NamedTuple):
 
     Attributes:
         tokens: [B, H, T] int32, ended by EOS, then PAD; BOS is not part of it.
-        scores: [B, H] float32, log-probability (nats) divided by the length penalty, plus the coverage penalty; the rank.
-            -inf where fewer than H hypotheses exist.
+        scores: [B, H] float32, log-probability (nats) divided by the length penalty, plus the coverage penalty;
+            the rank; -inf where fewer than H hypotheses exist.
         log_probabilities: [B, H] float32, sum over the tokens, EOS included, in nats.
         lengths: [B, H] int32, tokens, EOS included; 0 where no hypothesis exists.
         attention: [B, H, T, S] float32, weights over the source for each token; 0 after the end.

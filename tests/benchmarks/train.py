@@ -19,42 +19,16 @@ Last run (2026-11-24, commit 89879d6, 2 cores with AVX2, 7 turns), real target t
 
 import argparse
 import itertools
-import multiprocessing
 import os
-import time
-from typing import NamedTuple
 
 import numpy as np
 
-PAD, BOS, EOS = 0, 2, 3
+from tests.benchmarks.sizes import BOS, EOS, PAD, SIZES, TrainingBatch, draw_lengths, pad
+from tests.benchmarks.workers import Worker
+
 BATCH_TOKENS = 2048  # padded target tokens
 LABEL_SMOOTHING = DROPOUT = 0.1
 ADAM = {"learning_rate": 1e-4, "betas": (0.9, 0.98), "epsilon": 1e-9}
-
-
-class Size(NamedTuple):
-    """Of a Transformer with as many layers in the encoder as in the decoder."""
-
-    units: int
-    feed_forward_units: int
-    heads: int
-    layers: int
-    vocabulary_size: int
-
-
-SIZES = {
-    "tiny": Size(32, 64, 2, 1, 100),  # to try this program
-    "small": Size(256, 1024, 4, 3, 8000),
-    "base": Size(512, 2048, 8, 6, 32000),
-}
-
-
-class TrainingBatch(NamedTuple):
-    """All [B, steps] int32: source ended by EOS, target with BOS before, labels with EOS after."""
-
-    source: np.ndarray
-    target: np.ndarray
-    labels: np.ndarray
 
 
 class Ours:
@@ -122,25 +96,13 @@ class Theirs:
 
     def __init__(self, size, batches):
         import torch
-        from transformers import MarianConfig, MarianMTModel
 
-        from tests.peers.copying import interleaved_waves
+        from tests.benchmarks.rivals.hugging_face import make_marian
 
         self.torch = torch
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         self.batches = [TrainingBatch(*(torch.tensor(ids).long() for ids in batch)) for batch in batches]
-        options = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (
-            ("layers", size.layers), ("attention_heads", size.heads), ("ffn_dim", size.feed_forward_units))}
-        self.model = MarianMTModel(MarianConfig(
-            vocab_size=size.vocabulary_size, d_model=size.units, activation_function="relu", dropout=DROPOUT,
-            init_std=size.units**-0.5,  # at Marian's own 0.02 no score or sum matters, and the check would see little
-            attention_dropout=0.0, activation_dropout=0.0, scale_embedding=True, max_position_embeddings=64,
-            pad_token_id=PAD, eos_token_id=EOS, decoder_start_token_id=BOS, attn_implementation="sdpa", **options))
-        for module in self.model.modules():  # to the order of sines and cosines and the epsilon of ours
-            if hasattr(module, "create_weight"):
-                module.weight.data = torch.tensor(interleaved_waves(module.create_weight().numpy()))
-            if isinstance(module, torch.nn.LayerNorm):
-                module.eps = 1e-6
+        self.model = make_marian(size, DROPOUT)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), ADAM["learning_rate"], ADAM["betas"], ADAM["epsilon"], fused=True)
 
@@ -184,42 +146,10 @@ class Theirs:
             logits.flatten(0, 1), batch.labels.flatten(), ignore_index=PAD, label_smoothing=LABEL_SMOOTHING)
 
 
-def serve(connection, side, arguments):
-    """The life of a side's process: answers (method, arguments) with the result and the seconds it took."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    side = side(*arguments)
-    while request := connection.recv():
-        method, arguments = request
-        start = time.perf_counter()
-        result = getattr(side, method)(*arguments)
-        connection.send((result, time.perf_counter() - start))
-
-
-class Worker:
-    """A side in a process of its own."""
-
-    def __init__(self, side, *arguments):
-        context = multiprocessing.get_context("spawn")
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, side, arguments), daemon=True)
-        self.process.start()
-        other.close()
-
-    def ask(self, method, *arguments):
-        """The result of the method, and its seconds."""
-        self.connection.send((method, arguments))
-        return self.connection.recv()
-
-    def stop(self):
-        """Ends the process."""
-        self.connection.send(None)
-        self.process.join()
-
-
 def make_batches(vocabulary_size):
     """One batch for each quarter of the tokens, shortest first."""
     random = np.random.default_rng(0)
-    target = np.clip(np.round(random.normal(19.5, 8.0, 20_000)), 5, 40).astype(int)
+    target = draw_lengths(random, 20_000, mean=19.5)
     source = np.clip(np.round(target + random.normal(0.0, 3.0, 20_000)), 5, 40).astype(int)
     longer = np.maximum(source, target)
     order = np.argsort(longer, kind="stable")
@@ -232,14 +162,9 @@ def make_batches(vocabulary_size):
             [random.integers(4, vocabulary_size, length - 1) for length in lengths[chosen]]
             for lengths in (source, target))
         batches.append(TrainingBatch(
-            _pad([[*row, EOS] for row in sources]), _pad([[BOS, *row] for row in targets]),
-            _pad([[*row, EOS] for row in targets])))
+            pad([[*row, EOS] for row in sources]), pad([[BOS, *row] for row in targets]),
+            pad([[*row, EOS] for row in targets])))
     return batches
-
-
-def _pad(rows):
-    width = max(map(len, rows))
-    return np.array([[*row, *[PAD] * (width - len(row))] for row in rows], np.int32)
 
 
 def training_operations(size, batches):
@@ -282,7 +207,9 @@ def compare(name, turns, jit_compile):
     batches = make_batches(size.vocabulary_size)
     tokens = sum(int(np.sum(batch.labels != PAD)) for batch in batches)
     operations = training_operations(size, batches)
-    ours, theirs = workers = Worker(Ours, size, batches, jit_compile), Worker(Theirs, size, batches)
+    ours, theirs = workers = (
+        Worker("tests.benchmarks.train:Ours", size, batches, jit_compile),
+        Worker("tests.benchmarks.train:Theirs", size, batches))
     check(ours, theirs)
     for worker in workers * 2:  # warm-up: two steps of each shape
         worker.ask("train")

@@ -13,11 +13,28 @@ from hypothesis import strategies as st
 
 from tests import reference
 from tests.decoding.machine import (
-    NOISE, SOURCES, STEPS, VOCABULARY, all_tokens, answers, assert_close, attention_of, log_probabilities_of,
-    logits_of, random_table, tokens_of)
+    NOISE,
+    SOURCES,
+    STEPS,
+    VOCABULARY,
+    all_tokens,
+    answers,
+    assert_close,
+    attention_of,
+    log_probabilities_of,
+    logits_of,
+    random_table,
+    tokens_of,
+)
 from tfseq2seq.decoding import Trie, search
 from tfseq2seq.decoding.processors import (
-    block_ngrams, forbid_phrases, forbid_tokens, force_prefix, only_from, penalize_repetition)
+    block_ngrams,
+    forbid_phrases,
+    forbid_tokens,
+    force_prefix,
+    only_from,
+    penalize_repetition,
+)
 from tfseq2seq.structures import BOS, EOS, PAD
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -140,7 +157,7 @@ def test_a_constrained_source_gets_the_same_answer_alone_and_in_a_batch(constrai
 @pytest.mark.parametrize("finish", ["all", "best"])
 @pytest.mark.parametrize("kind, alpha", [("gnmt", 0.6), ("length", 1.0), ("none", 1.0), ("length", 0.3)])
 def test_each_length_penalty_and_way_to_finish_is_that_of_the_textbook(kind, alpha, finish):
-    options = {**BEAM, "length_penalty": alpha, "penalty": kind, "finish": finish}
+    options = {**BEAM, "length_penalty": alpha, "length_penalty_kind": kind, "finish": finish}
 
     @settings(max_examples=25, deadline=None)
     @given(SEEDS)
@@ -346,7 +363,7 @@ def test_a_trie_walks_its_edges():
 
 
 @pytest.mark.parametrize("options, text", [
-    ({"penalty": "linear"}, "penalty to be one of gnmt, length, none"),
+    ({"length_penalty_kind": "linear"}, "length_penalty_kind to be one of gnmt, length, none"),
     ({"num_groups": 3}, "num_groups that divides beam_size. Received: num_groups=3, beam_size=4"),
     ({"diversity_strength": -1.0}, "diversity_strength >= 0"),
     ({"coverage_penalty": 0.2}, "source_mask"),

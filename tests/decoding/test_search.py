@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from tests import reference
 from tests.decoding.machine import (
-    NOISE, SOURCES, STEPS, VOCABULARY, answers, assert_close, attention_of, log_probabilities_of, random_table)
+    NOISE,
+    SOURCES,
+    STEPS,
+    VOCABULARY,
+    answers,
+    assert_close,
+    attention_of,
+    log_probabilities_of,
+    random_table,
+)
 from tfseq2seq.decoding import search
 from tfseq2seq.decoding.extension import extend
 from tfseq2seq.decoding.scoring import length_penalty, score_targets

@@ -126,12 +126,19 @@ def set_marian_layer(layer, weights):
 def set_marian(model, weights):
     """A `MarianMTModel` with one table for source, target and output into a post-norm `Seq2Seq` with one table.
 
-    What is left to make the two equal: the peer's waves (see `interleaved_waves`) and epsilon.
+    What is left to make the two equal: the peer's waves (see `interleaved_waves`) and epsilon, and an output layer of
+    its own (see `set_output`).
     """
     set_table(model.target_embedding, weights["model.shared.weight"])
     for stack, side in ((model.encoder.stack, "encoder"), (model.decoder.stack, "decoder")):
         for number, layer in enumerate(stack.blocks):
             set_marian_layer(layer, part(weights, f"model.{side}.layers.{number}"))
+
+
+def set_output(model, table, bias):
+    """The output layer of a `Seq2Seq` that shares none: logits = table [V, D] output + bias [V]."""
+    model.output_layer.kernel.assign(table.T)
+    model.output_layer.bias.assign(bias)
 
 
 def interleaved_waves(waves):

@@ -111,7 +111,8 @@ def test_greedy_decoding_gives_the_same_tokens(model, twin):
         expected = twin.greedy(torch.tensor(sources), max_length)
     memory, state = model.start(model.encode(tf.constant(sources)))
     hypotheses = search(
-        model.step, state, memory, batch_size=len(sources), vocabulary_size=TARGET_SIZE, beam_size=1, max_length=max_length)
+        model.step, state, memory, batch_size=len(sources), vocabulary_size=TARGET_SIZE, beam_size=1,
+        max_length=max_length)
     found = [row[:length].tolist() for row, length in zip(
         hypotheses.tokens[:, 0].numpy(), hypotheses.lengths[:, 0].numpy(), strict=True)]
     assert found == expected

@@ -1,11 +1,13 @@
 """Local files become lines and pairs, and what is wrong with a file is said in one line."""
 
 import gzip
+import io
+import os
 
 import pytest
 
 from pipelines.pairs import DataError
-from pipelines.reading import read_lines, read_pairs
+from pipelines.reading import decode_lines, read_lines, read_pairs, stream_lines
 
 PAIRS = [("ein Haus", "a house"), ("zwei “Häuser” 🏠", "two houses")]
 TSV = "ein Haus\ta house\tignored\tand this\nzwei “Häuser” 🏠\ttwo houses\n"
@@ -97,3 +99,51 @@ def test_unequal_line_counts_are_told(tmp_path):
 def test_files_that_make_no_pairs_are_refused(names):
     with pytest.raises(DataError, match="Pairs are read of one"):
         read_pairs(names)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_stream_keeps_every_line_and_takes_off_its_end(tmp_path, packed):
+    text = "\ufeffein Haus\r\n\n  \nzwei\u2028“Häuser” 🏠\r\nno end"
+    path = write(tmp_path / f"a.txt{packed}", text)
+    assert list(stream_lines(path)) == ["ein Haus", "", "  ", "zwei\u2028“Häuser” 🏠", "no end"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
+def test_a_stream_of_nothing_has_no_lines_and_one_of_an_empty_line_has_one(tmp_path, content):
+    assert list(stream_lines(write(tmp_path / "a.txt.gz", content))) == []
+    assert list(stream_lines(write(tmp_path / "b.txt", content + b"\n"))) == [""]
+
+
+def test_a_stream_gives_lines_before_it_meets_what_is_broken(tmp_path):
+    lines = stream_lines(write(tmp_path / "a.txt", "a\nä\n".encode() + b"b\xdf\n"))
+    assert [next(lines), next(lines)] == ["a", "ä"]
+    with pytest.raises(DataError, match=r"a.txt:3: not UTF-8.*byte 0xdf at offset 6"):
+        next(lines)
+
+
+def test_a_pipe_gives_a_line_before_its_writer_is_done():
+    reading, writing = os.pipe()
+    os.write(writing, b"first\nsec")
+    with open(reading, "rb") as file:
+        lines = decode_lines(file, "a pipe")
+        assert next(lines) == "first"
+        os.write(writing, b"ond\r\n")
+        assert next(lines) == "second"
+        os.close(writing)
+        assert list(lines) == []
+
+
+def test_an_open_file_is_called_by_its_name():
+    packed = io.BufferedReader(io.BytesIO(gzip.compress(b"a")))
+    with pytest.raises(DataError, match="standard input: compressed with gzip; .* `gzip -dc`"):
+        next(decode_lines(packed, "standard input"))
+
+
+def test_a_damaged_gz_gives_its_lines_up_to_the_damage(tmp_path):
+    text = "".join(f"{number * 7919 % 100_003}\n" for number in range(400_000))
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(text.encode())[:-1000])
+    lines = stream_lines(path)
+    assert next(lines) == "0"
+    with pytest.raises(DataError, match="a.txt.gz: not a whole .gz file"):
+        list(lines)

@@ -78,13 +78,34 @@ class Train(Table):
 
 
 class Decode(Table):
-    """How hypotheses are searched and ranked."""
+    """How hypotheses are searched and ranked, see docs/decoding.md."""
 
-    beam_size: Annotated[int, Field(ge=1, le=256)] = 4
+    method: Literal["beam", "sample"] = "beam"
+    beam_size: Annotated[int, Field(ge=1, le=256)] = 4  # 1 is greedy search; with "sample", the number of draws
     num_hypotheses: PositiveInt = 1  # answers a source, at most beam_size
     length_penalty: NonNegative = 0.6  # alpha, Wu et al., 2016, eq. 14; 0 turns it off
+    length_penalty_kind: Literal["gnmt", "length", "none"] = "gnmt"  # ((5 + n) / 6)^alpha, n^alpha, 1
+    coverage_penalty: NonNegative = 0.0  # beta, Wu et al., 2016, eq. 14; 0 turns it off
     max_length: PositiveInt = 128  # target tokens, end token included
+    max_length_ratio: Annotated[float, Field(gt=0)] | None = None  # target tokens for each source token, at most
     min_length: PositiveInt = 1  # target tokens, end token included
+    min_length_ratio: Annotated[float, Field(gt=0)] | None = None  # target tokens for each source token, at least
+    num_groups: PositiveInt = 1  # diverse groups of beams (Vijayakumar et al., 2018); divides beam_size
+    diversity_strength: NonNegative = 0.5  # what a token loses for each group before that took it, in nats
+    finish: Literal["all", "best"] = "all"  # which live hypotheses may end at a step, see docs/decoding.md
+    stop: Literal["bound", "current", "first"] = "bound"  # when the search for a source ends; "bound" loses nothing
+    temperature: NonNegative = 1.0  # of "sample"; 0 takes the likeliest token
+    top_k: Annotated[int, Field(ge=0)] = 0  # of "sample": how many tokens may be drawn; 0 is all
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # of "sample": share of the probability that may be drawn
+    min_p: Rate = 0.0  # of "sample": least probability, as a share of the likeliest token's
+    seed: int = 1  # of "sample"; the draws of a source depend on it and on the source's text alone
+    minimum_risk: Literal["chrf", "bleu"] | None = None  # of "sample": rank by likeness to all other draws
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0  # Keskar et al., 2019; 1 turns it off
+    block_ngrams: Annotated[int, Field(ge=0)] = 0  # no n target tokens twice; 0 turns it off
+    forbidden: list[str] = []  # words and phrases that no answer contains, as the target tokenizer cuts them
+    only_from: str | None = None  # a file with one string a line; each answer is one of them
+    replace_unknown: bool = False  # put the source token with the most attention in the place of an unknown one
+    ensemble: Literal["log_linear", "linear"] = "log_linear"  # how several models are combined
     batch_tokens: PositiveInt = 4096  # padded source tokens decoded at once by evaluate and predict
 
     @pydantic.model_validator(mode="after")
@@ -97,6 +118,21 @@ class Decode(Table):
             raise ValueError(
                 f"min_length must be at most max_length. Received: min_length={self.min_length}, "
                 f"max_length={self.max_length}")
+        if self.beam_size % self.num_groups:
+            raise ValueError(
+                f"num_groups must divide beam_size. Received: num_groups={self.num_groups}, beam_size={self.beam_size}")
+        if self.method == "sample" and self.num_groups > 1:
+            raise ValueError(
+                "num_groups belongs to method = \"beam\": draws are independent of each other. "
+                f"Received: num_groups={self.num_groups}")
+        if self.method == "beam" and self.minimum_risk is not None:
+            raise ValueError(
+                "minimum_risk needs method = \"sample\": it compares draws. "
+                f"Received: minimum_risk=\"{self.minimum_risk}\", method=\"beam\"")
+        if self.method == "beam" and (self.temperature, self.top_k, self.top_p, self.min_p) != (1.0, 0, 1.0, 0.0):
+            raise ValueError(
+                "temperature, top_k, top_p and min_p need method = \"sample\"; a beam search draws nothing. "
+                f"Received: temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p}, min_p={self.min_p}")
         return self
 
 

@@ -65,7 +65,7 @@ class _Carried(NamedTuple):
 
 def search(
     step, state, memory=(), *, batch_size, vocabulary_size, beam_size=4, num_hypotheses=1, length_penalty=0.6,
-    penalty="gnmt", coverage_penalty=0.0, source_mask=None, max_length=100, min_length=1, num_groups=1,
+    length_penalty_kind="gnmt", coverage_penalty=0.0, source_mask=None, max_length=100, min_length=1, num_groups=1,
     diversity_strength=0.5, alternatives_at=None, sampling=None, phrases=None, reshapers=(), processors=(),
     finish="all", stop="bound", wait_for=None, compact=True,
 ):
@@ -91,7 +91,7 @@ def search(
         beam_size: K, at least 1.
         num_hypotheses: H, from 1 to K.
         length_penalty: alpha, float or [B], at least 0; 0 turns it off. See `scoring.length_penalty`.
-        penalty: "gnmt", "length" or "none".
+        length_penalty_kind: "gnmt", "length" or "none".
         coverage_penalty: beta, at least 0, times `scoring.coverage_penalty` is added to the score of a hypothesis that
             ends; needs a step that gives attention, and `source_mask`.
         source_mask: [B, S] bool, True on real steps.
@@ -134,6 +134,7 @@ def search(
         for value, dtype in ((length_penalty, tf.float32), (max_length, tf.int32), (min_length, tf.int32)))
     longest = tf.reduce_max(max_length) if tf.is_tensor(max_length) else max_length
 
+    choice: Beam
     if sampling is not None:
         choice = Sampled(sampling, beam_size)
     elif phrases is not None:
@@ -180,7 +181,7 @@ def search(
         before = loop.truth if reshapers else loop.live
 
         alpha = rows_of(sources, length_penalty)
-        scores, coverage = ended / penalty_of(length, alpha, penalty), loop.carried.coverage
+        scores, coverage = ended / penalty_of(length, alpha, length_penalty_kind), loop.carried.coverage
         if coverage_penalty:
             coverage += tf.cast(attention, tf.float32)
             real = tf.gather(source_mask, sources)[:, None]
@@ -195,7 +196,7 @@ def search(
                 enough = worst > -_INFINITY
             else:
                 reached = length if stop == "current" else rows_of(sources, max_length)
-                enough = worst >= live[:, 0] / tf.reshape(penalty_of(reached, alpha, penalty), [-1])
+                enough = worst >= live[:, 0] / tf.reshape(penalty_of(reached, alpha, length_penalty_kind), [-1])
             done = tf.logical_or(done, enough)
         done = tf.logical_or(done, tf.reshape(at_end, [-1]))
         history = loop.history.write(

@@ -118,7 +118,7 @@ class Groups(Beam):
             split(part) if tf.is_tensor(part) and part.shape.rank else [part] * self.num_groups
             for part in (turn.too_short, turn.at_end)]
         taken = tf.zeros([tf.shape(live[0])[0], width])  # [A, V], by how many groups
-        steers = True
+        steers: Any = True
         if self.only_at is not None:
             only_at = tf.convert_to_tensor(self.only_at)
             steers = (tf.gather(only_at, sources[0]) if only_at.shape.rank else only_at[None]) == turn.past.length
@@ -153,7 +153,8 @@ class Groups(Beam):
             return tf.ensure_shape(joined, [None, *parts[0].shape[1:]])
 
         over = False if beams > 1 else join([found.over for found in chosen])
-        return Chosen(*(join(list(parts)) for parts in list(zip(*chosen, strict=True))[:4]), over)
+        ended, tokens, parents, live = (join(list(parts)) for parts in list(zip(*chosen, strict=True))[:4])
+        return Chosen(ended, tokens, parents, live, over)
 
 
 class Sampled(Beam):
@@ -177,13 +178,14 @@ class Sampled(Beam):
         is_end = tf.range(width) == EOS
         allowed = tf.where(barred, -_INFINITY, logits)
         allowed = tf.where(tf.logical_and(turn.too_short, is_end), -_INFINITY, allowed)
-        token = draw(
-            allowed, self.sampling, turn.past.sources, tf.range(rows) % self.num_draws, turn.past.length)[:, None]  # [R, 1]
+        numbers = tf.range(rows) % self.num_draws
+        token = draw(allowed, self.sampling, turn.past.sources, numbers, turn.past.length)[:, None]  # [R, 1]
         gained = turn.live - turn.normalizer
         live = gained + tf.gather(logits, token, batch_dims=1)
         possible = tf.reduce_max(allowed, 1, keepdims=True) > -_INFINITY
         ends = tf.logical_or(token == EOS, turn.at_end)
-        ended = tf.where(tf.logical_and(ends, tf.logical_not(turn.too_short)), gained + logits[:, EOS, None], -_INFINITY)
+        may_end = tf.logical_and(ends, tf.logical_not(turn.too_short))
+        ended = tf.where(may_end, gained + logits[:, EOS, None], -_INFINITY)
         live = tf.where(tf.logical_and(possible, token != EOS), live, -_INFINITY)
         token = tf.where(token == EOS, UNK, token)
         over = tf.logical_or(ends, tf.logical_not(possible))[:, 0]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfseq2seq.decoding.trie import Trie
-from tfseq2seq.structures import BOS, EOS, PAD
+from tfseq2seq.structures import PAD
 
 _INFINITY = float("inf")
 

@@ -29,7 +29,9 @@ def check(options):
         beam_size >= 1 and 1 <= num_hypotheses <= beam_size,
         "beam_size >= 1 and 1 <= num_hypotheses <= beam_size", "beam_size", "num_hypotheses")
     need(given.get("length_penalty", 0) >= 0, "length_penalty >= 0", "length_penalty")
-    need(options["penalty"] in LENGTH_PENALTIES, f"penalty to be one of {', '.join(LENGTH_PENALTIES)}", "penalty")
+    need(
+        options["length_penalty_kind"] in LENGTH_PENALTIES,
+        f"length_penalty_kind to be one of {', '.join(LENGTH_PENALTIES)}", "length_penalty_kind")
     need(
         1 <= given.get("min_length", 1) <= given.get("max_length", float("inf")), "1 <= min_length <= max_length",
         "min_length", "max_length")

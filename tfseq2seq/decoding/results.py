@@ -112,10 +112,10 @@ def gather_answers(pool, history, steps, batch_size, num_groups, per_group, num_
     found = Hypotheses(tokens, scores, log_probabilities, lengths, attention, gains)
     if num_groups == 1:
         return found
-    found = [
+    merged = [
         tf.reshape(leaf, tf.concat([[batch_size, num_groups * per_group], tf.shape(leaf)[2:]], 0)) for leaf in found]
-    _, order = tf.math.top_k(found[1], num_hypotheses)
-    return Hypotheses(*(tf.gather(leaf, order, batch_dims=1) for leaf in found))
+    _, order = tf.math.top_k(merged[1], num_hypotheses)
+    return Hypotheses(*(tf.gather(leaf, order, batch_dims=1) for leaf in merged))
 
 
 def _read_back(history, steps, lengths, beams):

@@ -27,7 +27,7 @@ def length_penalty(lengths, alpha, kind="gnmt"):
 
 
 def coverage_penalty(coverage, source_mask):
-    """sum over s of log(min(sum over t of attention[t, s], 1)) (Wu et al., 2016, eq. 14); beta times it adds to a score.
+    """sum over s of log(min(sum over t of attention[t, s], 1)) (Wu et al., 2016, eq. 14); beta times it joins a score.
 
     Args:
         coverage: [..., S] float32, attention on each source step, summed over the tokens.

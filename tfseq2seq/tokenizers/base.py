@@ -108,6 +108,11 @@ class Tokenizer(tf.Module, abc.ABC):
                 f"Received: shape {tuple(strings.shape)}.")
         return self._encode(strings)
 
+    def pieces(self, strings: tf.Tensor) -> tf.RaggedTensor:
+        """The tokens of strings [N] as text [N, (S)], one for each id of `encode`; unknown ones as they stand there."""
+        ids = self.encode(strings)
+        return ids.with_flat_values(tf.gather(tf.constant(self.vocabulary()), ids.flat_values))
+
     def decode(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
         """Turns ids into strings.
 

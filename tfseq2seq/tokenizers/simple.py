@@ -95,6 +95,9 @@ class CharacterTokenizer(ListTokenizer):
         pairs = {ord(token): id_ for id_, token in enumerate(tokens, start=len(SPECIAL_TOKENS))}
         return build_table(pairs, tf.int32, default=UNK)
 
+    def pieces(self, strings):
+        return tf.strings.unicode_split(self._clean(strings), "UTF-8")
+
     def _encode(self, strings):
         points = tf.strings.unicode_decode(self._clean(strings), "UTF-8")  # [N, (S)]
         return points.with_flat_values(self._ids.lookup(points.flat_values))
@@ -114,8 +117,11 @@ class WordTokenizer(ListTokenizer):
         pairs = {token: id_ for id_, token in enumerate(tokens, start=len(SPECIAL_TOKENS))}
         return build_table(pairs, tf.string, default=UNK)
 
+    def pieces(self, strings):
+        return tf.strings.split(tf.strings.regex_replace(self._clean(strings), WHITE_SPACE, " "))  # [N, (S)]
+
     def _encode(self, strings):
-        words = tf.strings.split(tf.strings.regex_replace(self._clean(strings), WHITE_SPACE, " "))  # [N, (S)]
+        words = self.pieces(strings)
         return words.with_flat_values(self._ids.lookup(words.flat_values))
 
 

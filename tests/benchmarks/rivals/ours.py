@@ -1,0 +1,98 @@
+"""Our model and our search."""
+
+import os
+
+import numpy as np
+
+from tests.benchmarks import weights
+from tests.benchmarks.rivals.side import LENGTH_PENALTY, MAX_LENGTH, Side, limit_threads, up_to_end
+from tests.benchmarks.sizes import BOS, Size, pad
+
+
+class Ours(Side):
+    """`tfseq2seq.decoding.search` over the model's step, in one traced function for any batch."""
+
+    def __init__(self, size, path, streams):
+        super().__init__(streams)
+        os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")  # as the command line does
+        import tensorflow as tf
+
+        limit_threads(tf, self)
+        self.tf = tf
+        self.model = (_transformer if isinstance(size, Size) else _recurrent)(size, weights.load(path))
+        # The formula of the rivals: n^alpha in Transformers and CTranslate2, GNMT's in OpenNMT-tf and Addons.
+        self.length_penalty_kind = "length" if isinstance(size, Size) else "gnmt"
+        self.functions = {}
+
+    def search(self, rows, beam_size):
+        """See `Side`."""
+        if beam_size not in self.functions:
+            signature = [self.tf.TensorSpec([None, None], self.tf.int32)]
+            self.functions[beam_size] = self.tf.function(
+                lambda source: self._search(source, beam_size), input_signature=signature)
+        tokens, log_probabilities = self.functions[beam_size](pad(rows))
+        return [
+            (up_to_end(ids), log_probability) for ids, log_probability in
+            zip(tokens.numpy().tolist(), log_probabilities.numpy().tolist(), strict=True)]
+
+    def score(self, rows, targets):
+        """log p of each target, in nats, by teacher forcing: what any side's answers are worth."""
+        from tfseq2seq.decoding.scoring import score_targets
+
+        inputs = {"source": pad(rows), "target": pad([[BOS, *target[:-1]] for target in targets])}
+        return score_targets(self.model(inputs, training=False), pad(targets)).numpy().tolist()
+
+    def _search(self, source, beam_size):
+        from tfseq2seq.decoding import search
+
+        memory, state = self.model.start(self.model.encode(source))
+        found = search(
+            self.model.step, state, memory, batch_size=self.tf.shape(source)[0],
+            vocabulary_size=self.model.target_vocabulary_size, beam_size=beam_size, length_penalty=LENGTH_PENALTY,
+            length_penalty_kind=self.length_penalty_kind, max_length=MAX_LENGTH)
+        return found.tokens[:, 0], found.log_probabilities[:, 0]
+
+
+def _transformer(size, arrays):
+    from tests.peers.copying import set_marian
+    from tfseq2seq.model import Seq2Seq
+
+    table = {
+        "kind": "transformer", "layers": size.layers, "units": size.units, "heads": size.heads,
+        "feed_forward_units": size.feed_forward_units, "norm": "post", "dropout": 0.0}
+    model = Seq2Seq(
+        {"embedding_units": size.units, "share_embeddings": "all", "encoder": table, "decoder": table},
+        size.vocabulary_size, size.vocabulary_size)
+    set_marian(model, arrays)
+    return model
+
+
+def _recurrent(size, arrays):
+    from tfseq2seq.model import Seq2Seq
+
+    encoder = {
+        "kind": "recurrent", "layers": size.layers, "units": size.units // 2, "bidirectional": True, "dropout": 0.0}
+    decoder = {
+        "kind": "attentional", "layers": size.layers, "units": size.units, "attention": "general",
+        "input_feeding": True, "bridge": "copy", "dropout": 0.0}
+    model = Seq2Seq(
+        {"embedding_units": size.units, "encoder": encoder, "decoder": decoder}, size.vocabulary_size,
+        size.vocabulary_size)
+
+    def assign(name, weight):
+        weight.assign(np.reshape(arrays[name], weight.shape))
+
+    cells = [(f"decoder.{layer}", cell) for layer, cell in enumerate(model.decoder.cells)]
+    for direction in ("forward", "backward"):
+        cells += [
+            (f"encoder.{layer}.{direction}", cell) for layer, cell in enumerate(getattr(model.encoder, direction))]
+    for name, cell in cells:
+        for part in ("kernel", "recurrent_kernel", "bias"):
+            assign(f"{name}.{part}", getattr(cell, part))
+    assign("source_table", model.source_embedding.table)
+    assign("target_table", model.target_embedding.table)
+    assign("attention.kernel", model.decoder.attention.key_projection.kernel)
+    assign("combine.kernel", model.decoder.combine.kernel)
+    assign("output.kernel", model.output_layer.kernel)
+    assign("output.bias", model.output_layer.bias)
+    return model

@@ -1,0 +1,161 @@
+"""From a recipe's [decode], and what single rows ask for, to the arguments of `decoding.search`."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from pipelines.text import source_ids
+from tfseq2seq.decoding import Sampling, Trie
+from tfseq2seq.decoding.processors import (
+    block_ngrams,
+    forbid_phrases,
+    forbid_tokens,
+    force_prefix,
+    only_from,
+    penalize_repetition,
+)
+from tfseq2seq.decoding.scoring import length_limits
+from tfseq2seq.structures import EOS, PAD
+
+# What a row may ask for, as [N] tensors, with the number that stands for "as exported" (for a float it is NaN). A
+# server takes no scalar with batching, and every input of a signature must be sent.
+DEFAULT_NUMBER = -1
+ROW_OPTIONS = {
+    "length_penalty": tf.float32, "min_length": tf.int32, "max_length": tf.int32, "temperature": tf.float32,
+    "top_k": tf.int32, "top_p": tf.float32, "min_p": tf.float32, "seed": tf.int64, "prefix": tf.string,
+    "phrases": tf.string}
+BEAM_OPTIONS = ("length_penalty", "min_length", "max_length", "prefix", "phrases")
+SAMPLE_OPTIONS = (
+    "length_penalty", "min_length", "max_length", "temperature", "top_k", "top_p", "min_p", "seed", "prefix")
+PHRASE_SEPARATOR = "\n"
+MOST_PHRASES, LONGEST_PHRASE = 8, 16  # phrases of a row, tokens of a phrase
+
+
+class SearchOptions:
+    """Arguments of the search for one recipe.
+
+    Args:
+        decode: `tfseq2seq.config.Decode`.
+        target_tokenizer: Tokenizer of the target side.
+    Raises:
+        ValueError: a forbidden string has no token, or `only_from` has no line.
+        OSError: `only_from` cannot be read.
+    """
+
+    def __init__(self, decode, target_tokenizer):
+        self.decode, self.tokenizer = decode, target_tokenizer
+        self.vocabulary_size = target_tokenizer.vocabulary_size
+        self.forbidden = [self._ids(text, "forbidden") for text in decode.forbidden]
+        self.trie = None
+        if decode.only_from is not None:
+            lines = [line for line in Path(decode.only_from).expanduser().read_text("utf-8").splitlines() if line]
+            if not lines:
+                raise ValueError(f"decode.only_from needs a file with one answer a line. Received: {decode.only_from}")
+            self.trie = Trie(self.tokenizer.encode(tf.constant(lines)).to_list())
+
+    def _ids(self, text, name):
+        ids = self.tokenizer.encode(tf.constant([text])).to_list()[0]
+        if not ids:
+            raise ValueError(f"decode.{name} needs strings with at least one token. Received: {text!r}")
+        return ids
+
+    def arguments(self, text, source, requested, method=None, beam_size=None) -> dict[str, Any]:
+        """Keyword arguments of `search`.
+
+        Args:
+            text: [N] source strings; draws are seeded by them too.
+            source: [N, S] their ids.
+            requested: options of the rows by name, a part of `ROW_OPTIONS`, each [N]; "phrases" holds those of a row
+                with `PHRASE_SEPARATOR` between them.
+            method: "beam", "sample" or "greedy"; default the recipe's.
+            beam_size: default the recipe's, 1 for "greedy".
+        Raises:
+            tf.errors.InvalidArgumentError: in the graph, a value out of its range.
+        """
+        decode, method = self.decode, method or self.decode.method
+        beam_size = beam_size or (1 if method == "greedy" else decode.beam_size)
+        lengths = tf.reduce_sum(tf.cast(source != PAD, tf.int32), 1)
+        limit = self._row(requested, "max_length", decode.max_length)
+        least = self._row(requested, "min_length", decode.min_length)
+        if decode.max_length_ratio is not None or "max_length" in requested:
+            limit = length_limits(lengths, limit, decode.max_length_ratio, decode.max_length)
+        if decode.min_length_ratio is not None:
+            relative = length_limits(lengths, decode.max_length, decode.min_length_ratio, decode.max_length)
+            least = tf.maximum(relative, least)
+        if tf.is_tensor(limit) or tf.is_tensor(least):
+            least = tf.minimum(least, limit)
+        found: dict[str, Any] = {
+            "batch_size": tf.shape(source)[0], "vocabulary_size": self.vocabulary_size, "beam_size": beam_size,
+            "length_penalty": self._row(requested, "length_penalty", decode.length_penalty),
+            "length_penalty_kind": decode.length_penalty_kind, "max_length": limit, "min_length": least,
+            "processors": self._processors(requested, limit),
+            "reshapers": [penalize_repetition(decode.repetition_penalty)] if decode.repetition_penalty != 1 else []}
+        if method == "sample":
+            settings = {name: self._row(requested, name, getattr(decode, name)) for name in (
+                "temperature", "top_k", "top_p", "min_p")}
+            seed = tf.cast(self._row(requested, "seed", decode.seed), tf.int64)
+            found["sampling"] = Sampling(**settings, seed=seed + tf.strings.to_hash_bucket_fast(text, 2**62))
+        elif method == "beam":
+            found |= {"finish": decode.finish, "stop": decode.stop}
+            if decode.num_groups > 1:
+                found |= {"num_groups": decode.num_groups, "diversity_strength": decode.diversity_strength}
+            if "phrases" in requested:
+                found["phrases"] = self._phrases(requested["phrases"])
+        if decode.coverage_penalty:
+            found |= {"coverage_penalty": decode.coverage_penalty, "source_mask": source != PAD}
+        return found
+
+    def _processors(self, requested, limit):
+        decode, found = self.decode, []
+        single = [ids[0] for ids in self.forbidden if len(ids) == 1]
+        longer = [ids for ids in self.forbidden if len(ids) > 1]
+        if single:
+            found.append(forbid_tokens(single, self.vocabulary_size))
+        if longer:
+            found.append(forbid_phrases(longer))
+        if decode.block_ngrams:
+            found.append(block_ngrams(decode.block_ngrams))
+        if self.trie is not None:
+            found.append(only_from(self.trie))
+        if "prefix" in requested:
+            prefix, _ = source_ids(requested["prefix"], self.tokenizer, decode.max_length + 1)
+            prefix = tf.where(prefix == EOS, PAD, prefix)
+            lengths = tf.reduce_sum(tf.cast(prefix != PAD, tf.int32), 1)
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(lengths < limit), [
+                    "prefix needs fewer tokens than max_length. Received: prefix lengths", lengths,
+                    "max_length", limit], summarize=32)]):
+                found.append(force_prefix(tf.identity(prefix)))
+        return found
+
+    def _phrases(self, texts):
+        """[N] strings, each several phrases, to [N, C, L] ids."""
+        parts = tf.strings.split(texts, PHRASE_SEPARATOR)  # [N, (C)]
+        ids = self.tokenizer.encode(parts.flat_values)  # [all, (L)]
+        nested = parts.with_flat_values(ids)  # [N, (C), (L)]
+        most = tf.reduce_max(tf.concat([[0], tf.cast(parts.row_lengths(), tf.int32)], 0))
+        longest = tf.reduce_max(tf.concat([[0], tf.cast(ids.row_lengths(), tf.int32)], 0))
+        fine = tf.logical_and(most <= MOST_PHRASES, longest <= LONGEST_PHRASE)
+        with tf.control_dependencies([tf.debugging.Assert(fine, [
+                f"phrases needs at most {MOST_PHRASES} phrases of at most {LONGEST_PHRASE} tokens a row. Received:",
+                most, "phrases,", longest, "tokens"])]):
+            return nested.to_tensor(PAD, shape=[None, MOST_PHRASES, LONGEST_PHRASE])
+
+    def _row(self, requested, name, default):
+        """The default, or [N] values with it where a row asks for nothing, each in its range."""
+        if name not in requested:
+            return default
+        values, dtype = requested[name], ROW_OPTIONS[name]
+        unset = tf.math.is_nan(values) if dtype.is_floating else values == DEFAULT_NUMBER
+        values = tf.where(unset, tf.cast(default, dtype), values)
+        most = {
+            "max_length": self.decode.max_length, "min_length": self.decode.max_length, "top_p": 1.0, "min_p": 1.0}
+        least = {"max_length": 1, "min_length": 1, "seed": dtype.min}
+        low, high = least.get(name, 0), most.get(name, dtype.max)
+        fine = tf.logical_and(values >= tf.cast(low, dtype), values <= tf.cast(high, dtype))
+        words = f"at least {low}" if name not in most else f"from {low} to {high}"
+        if name == "top_p":
+            fine, words = tf.logical_and(fine, values > 0), "above 0 and at most 1"
+        with tf.control_dependencies([tf.debugging.Assert(
+                tf.reduce_all(fine), [f"{name} needs numbers {words}. Received:", values], summarize=32)]):
+            return tf.identity(values)
