@@ -74,7 +74,7 @@ def test_a_run_cannot_be_changed_after_it_was_checked():
             {"model": {"encoder": {"unit": 3}}},
             "unknown key 'model.encoder.unit'. Did you mean 'units'? Known here: kind, preset, units, cell, layers,",
         ),
-        ({"decode": {"zebra": 1}}, "unknown key 'decode.zebra'. Known here: beam_size, num_hypotheses,"),
+        ({"decode": {"zebra": 1}}, "unknown key 'decode.zebra'. Known here: method, beam_size, num_hypotheses,"),
         (
             {"data": {"target_tokenizer": {"vocabulary": 9}}},
             "unknown key 'data.target_tokenizer.vocabulary'. Did you mean 'vocabulary_size'? Known here: ",
@@ -121,6 +121,17 @@ def test_a_wrong_type_is_one_line_with_key_and_value(values, line):
         ({"train": {"learning_rate": math.nan}}, "'train.learning_rate': Input should be a finite number"),
         ({"train": {"learning_rate": math.inf}}, "'train.learning_rate': Input should be a finite number"),
         ({"decode": {"length_penalty": -1}}, "'decode.length_penalty': Input should be greater than or"),
+        ({"decode": {"coverage_penalty": -1}}, "'decode.coverage_penalty': Input should be greater than or"),
+        ({"decode": {"max_length_ratio": 0}}, "'decode.max_length_ratio': Input should be greater than 0."),
+        ({"decode": {"repetition_penalty": 0}}, "'decode.repetition_penalty': Input should be greater than 0."),
+        ({"decode": {"block_ngrams": -1}}, "'decode.block_ngrams': Input should be greater than or equal to 0."),
+        ({"decode": {"top_p": 0}}, "'decode.top_p': Input should be greater than 0."),
+        ({"decode": {"top_p": 1.5}}, "'decode.top_p': Input should be less than or equal to 1."),
+        ({"decode": {"min_p": 1}}, "'decode.min_p': Input should be less than 1."),
+        ({"decode": {"top_k": -1}}, "'decode.top_k': Input should be greater than or equal to 0."),
+        ({"decode": {"num_groups": 0}}, "'decode.num_groups': Input should be greater than or equal to 1."),
+        ({"decode": {"method": "beem"}}, "'decode.method' must be one of beam, sample. Did you mean 'beam'?"),
+        ({"decode": {"minimum_risk": "ter"}}, "'decode.minimum_risk' must be one of chrf, bleu."),
         ({"name": "../up"}, "'name': String should match pattern"),
     ],
 )
@@ -158,6 +169,25 @@ def test_a_missing_name_is_asked_for():
         (
             {"decode": {"min_length": 9, "max_length": 8}},
             "'decode': min_length must be at most max_length. Received: min_length=9, max_length=8.",
+        ),
+        (
+            {"decode": {"beam_size": 4, "num_groups": 3}},
+            "'decode': num_groups must divide beam_size. Received: num_groups=3, beam_size=4.",
+        ),
+        (
+            {"decode": {"method": "sample", "num_groups": 2}},
+            "'decode': num_groups belongs to method = \"beam\": draws are independent of each other. "
+            "Received: num_groups=2.",
+        ),
+        (
+            {"decode": {"minimum_risk": "chrf"}},
+            "'decode': minimum_risk needs method = \"sample\": it compares draws. "
+            "Received: minimum_risk=\"chrf\", method=\"beam\".",
+        ),
+        (
+            {"decode": {"temperature": 0.5, "top_k": 3}},
+            "'decode': temperature, top_k, top_p and min_p need method = \"sample\"; a beam search draws nothing. "
+            "Received: temperature=0.5, top_k=3, top_p=1.0, min_p=0.0.",
         ),
         (
             {"decode": {"beam_size": 2}, "export": {"num_hypotheses": 3}},
@@ -268,3 +298,11 @@ def test_sampling_needs_a_decoder_that_goes_step_by_step():
     values = {"name": "words", "train": {"teacher_forcing_ratio": 0.5}}
     assert parse_recipe(values).train.teacher_forcing_ratio == 0.5
     assert "needs a decoder that goes step by step" in complaint({**values, "model": {"decoder": TRANSFORMER}})
+
+
+def test_settings_of_draws_go_with_draws():
+    draws = {"method": "sample", "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "minimum_risk": "bleu"}
+    decode = parse_recipe({"name": "words", "decode": draws}).decode
+    assert {name: getattr(decode, name) for name in draws} == draws
+    groups = parse_recipe({"name": "words", "decode": {"beam_size": 6, "num_groups": 3}}).decode
+    assert (groups.num_groups, groups.diversity_strength) == (3, 0.5)

@@ -138,3 +138,31 @@ def test_subwords_go_all_the_way(tmp_path):
         row = client.predict(["three and four."])[0]
     expected = load_generator(*runs.open_run(folder), folder).beam(tf.constant(["three and four."]), 4)
     assert [hypothesis.text.encode() for hypothesis in row] == expected["text"].numpy()[0].tolist()
+
+
+def test_a_run_beside_itself_answers_as_alone(opened, tiny_run, tmp_path):
+    quiet = Console(quiet=True)
+    written = []
+    for overrides in ({}, {"decode.others": [str(tiny_run)], "decode.weights": [3.0, 1.0]}):
+        changed = runs.open_run(tiny_run, overrides)
+        source, output = tmp_path / "source.txt", tmp_path / f"{len(overrides)}.tsv"
+        source.write_text("abca\ndab\n", "utf-8")
+        runs.predict_file(*changed, tiny_run, source, output, num_hypotheses=2, output_format="tsv", console=quiet)
+        written.append([line.split("\t") for line in output.read_text("utf-8").splitlines()])
+    assert [line[::2] for line in written[0]] == [line[::2] for line in written[1]]
+    np.testing.assert_allclose(*([float(line[1]) for line in lines] for lines in written), atol=1e-3)
+
+
+def test_runs_with_other_tokenizers_do_not_answer_together(opened, tiny_run, monkeypatch):
+    run, prepared = runs.open_run(tiny_run, {"decode.others": [str(tiny_run)]})
+    other = runs.open_run(tiny_run)
+    monkeypatch.setattr(type(other[1].target_tokenizer), "vocabulary", lambda self: [str(id(self))])
+    with pytest.raises(ValueError, match="runs with the same tokenizers"):
+        runs.evaluate_run(run, prepared, tiny_run, "test", 1, lambda *_: None)
+
+
+@pytest.mark.parametrize("key, text", [
+    ("train.steps", "can change decode.* and export.*"), ("decode.beam_sise", "Did you mean 'beam_size'")])
+def test_only_how_a_run_answers_can_be_changed_afterwards(tiny_run, key, text):
+    with pytest.raises(ValueError, match=text):
+        runs.open_run(tiny_run, {key: 3})

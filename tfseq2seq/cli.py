@@ -37,10 +37,16 @@ DataOption = Annotated[
     Path | None, typer.Option("--data", help="A folder with train, valid and test files, for the recipe's data.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="A recipe key to override, as train.steps=100. May be repeated.")]
+DecodeSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A key of [decode] or [export] to override, as decode.beam_size=8. May be repeated.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Where run folders are made.")]
 FORMATS_HELP = (
     "text: the best hypothesis; tsv: line number, score and text of each, with tab, line end and backslash in the text "
     "escaped; jsonl: an object a line. Default: text, or tsv for several hypotheses.")
+SIGNATURE_HELP = (
+    "serving_default (the recipe's search), greedy, beam, sample, alternatives (to what follows the prefix), or score. "
+    "Default: serving_default, or beam with options.")
 AddressOption = Annotated[str, typer.Option("--address", help="host:port of the gRPC server.")]
 
 
@@ -147,6 +153,7 @@ def evaluate(
     lines: Annotated[int | None, typer.Option(help="Only the first so many sources.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Batches decoded at once; default: the cores, or 1 on a GPU.")] = None,
+    set_: DecodeSetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Decode the held-out split with the best checkpoint and score it beside the task's baseline."""
@@ -156,7 +163,7 @@ def evaluate(
     from tfseq2seq.evaluation import as_dict, render_table
     from tfseq2seq.runs import evaluate_run, open_run
 
-    run, prepared = open_run(run_folder)
+    run, prepared = open_run(run_folder, _values(set_))
     with progress_bar() as report:
         scores = evaluate_run(run, prepared, run_folder, split, lines, report, workers)
     if as_json:
@@ -183,6 +190,7 @@ def predict(
         int, typer.Option(min=1, help="Lines that are read, sorted by length and written together.")] = 10_000,
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Padded source tokens in a batch; default: decode.batch_tokens.")] = None,
+    set_: DecodeSetOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted run left.")] = False,
 ) -> None:
     """Answer the lines of a file of any size with a run's best checkpoint, in their order.
@@ -202,7 +210,7 @@ def predict(
 
     if scores and output_format == "text":
         raise typer.BadParameter("--format text holds no scores; give tsv or jsonl, or leave out --scores.")
-    run, prepared = open_run(run_folder)
+    run, prepared = open_run(run_folder, _values(set_))
     predict_file(
         run, prepared, run_folder, None if source == Path("-") else source, output, num_hypotheses=n_best,
         output_format=output_format or ("tsv" if scores or n_best > 1 else "text"), window=window,
@@ -214,11 +222,12 @@ def export(
     run_folder: RunArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/export.")] = None,
     version: Annotated[int | None, typer.Option(help="Default: the next free number.")] = None,
+    set_: DecodeSetOption = None,
 ) -> None:
     """Write the best checkpoint as a SavedModel for TensorFlow Serving, after proving that it answers the same."""
     from tfseq2seq.runs import export_run, open_run
 
-    run, prepared = open_run(run_folder)
+    run, prepared = open_run(run_folder, _values(set_))
     with progress_bar() as report:
         path = export_run(run, prepared, run_folder, output or run_folder / "export", version, report)
     show.print(f"exported to {path}; next: tfseq2seq serve {path.parent}", highlight=False)
@@ -250,13 +259,36 @@ def request(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Send the lines of this file.")] = None,
     address: AddressOption = "127.0.0.1:8500",
     model_name: Annotated[str, typer.Option(help="The served model.")] = "tfseq2seq",
-    signature: Annotated[str, typer.Option(help="serving_default (beam), greedy, or score.")] = "serving_default",
+    signature: Annotated[str | None, typer.Option(help=SIGNATURE_HELP, show_default=False)] = None,
     target: Annotated[list[str] | None, typer.Option(help="For score: one target a text, in order.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="What an answer begins with.")] = None,
+    phrase: Annotated[
+        list[str] | None, typer.Option(help="For beam: what an answer contains. May be repeated.")] = None,
+    length_penalty: Annotated[float | None, typer.Option(help="Of the score; 0 turns it off.")] = None,
+    min_length: Annotated[int | None, typer.Option(help="Tokens, end token included.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens, end token included.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="For sample; 0 takes the likeliest token.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="For sample: tokens that may be drawn; 0 is all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="For sample: share of probability that may be drawn.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="For sample: least share of the likeliest's probability.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For sample: the same one gives the same answers.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all that is told, an object a text.")] = False,
 ) -> None:
-    """Send raw strings to a server; print each hypothesis with its score, best first."""
-    from serving.client import Client
+    """Send raw strings to a server; print each hypothesis with its score, best first.
 
+    What is not given is as it was exported.
+    """
+    from serving.client import Client
+    from serving.signatures import BEAM, SCORE, SERVING_DEFAULT
+
+    asked = {
+        "prefix": prefix, "phrases": phrase, "length_penalty": length_penalty, "min_length": min_length,
+        "max_length": max_length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+        "seed": seed}
+    asked = {name: value for name, value in asked.items() if value is not None and value != []}
+    signature = signature or (BEAM if asked else SERVING_DEFAULT)
+    _check_request(signature, asked)
     if file:
         from pipelines.reading import read_lines
 
@@ -264,16 +296,47 @@ def request(
     else:
         lines = list(texts) if texts else [line.rstrip("\n") for line in sys.stdin]
     client = Client(address, model=model_name, timeout=timeout)
-    if signature == "score":
-        if len(target or []) != len(lines):
+    if signature == SCORE:
+        targets = list(target or [])
+        if len(targets) != len(lines):
             raise typer.BadParameter(
-                f"score needs one --target a text. Received: {len(lines)} texts, {len(target or [])} targets.")
-        for text, value in zip(lines, client.score(lines, list(target or [])), strict=True):
-            print(f"{value:.4f}\t{text}")
+                f"score needs one --target a text. Received: {len(lines)} texts, {len(targets)} targets.")
+        for pair, each in zip(zip(lines, targets, strict=True), client.score_tokens(lines, targets), strict=True):
+            report = {"source": pair[0], "target": pair[1], "token_log_probabilities": each}
+            print(_as_json(report | {"log_probability": sum(each)}) if as_json else f"{sum(each):.4f}\t{pair[0]}")
         return
-    for text, row in zip(lines, client.predict(lines, signature=signature), strict=True):
-        for hypothesis in row:
-            print(f"{text}\t{hypothesis.score:.4f}\t{hypothesis.text}")
+    for text, row in zip(lines, _answers(client, signature, lines, asked), strict=True):
+        if as_json:
+            told = [{key: value for key, value in each._asdict().items() if value is not None} for each in row]
+            print(_as_json({"text": text, "hypotheses": told}))
+        else:
+            for hypothesis in row:
+                print(f"{text}\t{hypothesis.score:.4f}\t{hypothesis.text}")
+
+
+def _check_request(signature: str, asked: dict[str, Any]) -> None:
+    from serving.signatures import SIGNATURES
+
+    if signature not in SIGNATURES:
+        raise typer.BadParameter(f"--signature must be one of {', '.join(SIGNATURES)}. Received: {signature!r}.")
+    for name in asked.keys() - SIGNATURES[signature].inputs.keys():
+        takers = [each for each, known in SIGNATURES.items() if name in known.inputs]
+        option = "--phrase" if name == "phrases" else f"--{name.replace('_', '-')}"
+        raise typer.BadParameter(f"{option} needs --signature {' or '.join(takers)}. Received: {signature}.")
+
+
+def _answers(client: Any, signature: str, lines: list[str], asked: dict[str, Any]) -> list[list[Any]]:
+    from serving.signatures import ALTERNATIVES, SAMPLE
+
+    if signature == SAMPLE:
+        return client.sample(lines, **asked)
+    if signature == ALTERNATIVES:
+        return client.alternatives(lines, asked.get("prefix"))
+    return client.predict(lines, signature, **asked)
+
+
+def _as_json(report: dict[str, Any]) -> str:
+    return json.dumps(report, ensure_ascii=False)
 
 
 @app.command()
@@ -292,15 +355,7 @@ def demo(
 def _load(recipe: Path, data: Path | None, overrides: list[str] | None) -> Any:
     from tfseq2seq.config import load_recipe
 
-    values: dict[str, Any] = {}
-    for item in overrides or []:
-        key, separator, text = item.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"--set needs KEY=VALUE. Received: {item!r}.")
-        try:
-            values[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[key] = text  # a bare word is a string
+    values = _values(overrides)
     if data is not None:
         values |= {f"data.{key}": None for key in ("corpus", "pair", "train", "valid", "test")}
         values["data.folder"] = str(data)
@@ -312,3 +367,17 @@ def _load(recipe: Path, data: Path | None, overrides: list[str] | None) -> Any:
     except ConfigError as error:
         raise ConfigError(f"{recipe}: {error}") from None
     return run
+
+
+def _values(overrides: list[str] | None) -> dict[str, Any]:
+    """--set KEY=VALUE as plain values."""
+    values: dict[str, Any] = {}
+    for item in overrides or []:
+        key, separator, text = item.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"--set needs KEY=VALUE. Received: {item!r}.")
+        try:
+            values[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text  # a bare word is a string
+    return values

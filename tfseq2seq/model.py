@@ -114,6 +114,8 @@ class Seq2Seq(keras.Model):
         """
         embedded = self.embed_target(tokens)
         output, state, attention = self.decoder.step(embedded, state, memory, training=training, **options)
+        if self.output_layer is None:
+            return tf.cast(self.target_embedding.logits_of_step(output), tf.float32), state, attention
         return self._logits(output), state, attention
 
     def call(self, inputs, training=False):

@@ -14,7 +14,7 @@ from pipelines.prepare import Prepared, load_prepared, prepare
 from pipelines.reading import decode_lines, stream_lines
 from pipelines.sources import CORPORA
 from tfseq2seq import callbacks, checkpoints
-from tfseq2seq.config import Run
+from tfseq2seq.config import Run, override
 from tfseq2seq.console import Report, progress_bar, show
 from tfseq2seq.evaluation import Score, as_dict, evaluate, group_references
 from tfseq2seq.files import write_atomically
@@ -42,10 +42,14 @@ def prepare_run(run: Run, folder: Path, console: Console = show) -> Prepared:
     return prepared
 
 
-def open_run(folder: Path) -> tuple[Run, Prepared]:
-    """A run as `train` left it. Raises ValueError where `folder` holds none."""
+def open_run(folder: Path, overrides: dict[str, Any] | None = None) -> tuple[Run, Prepared]:
+    """A run as `train` left it, its [decode] and [export] changed where `overrides` name keys of them.
+
+    Raises:
+        ValueError: `folder` holds none, or a key is of another table or wrong.
+    """
     prepared = load_prepared(folder)
-    return prepared.run, prepared
+    return override(prepared.run, overrides or {}, ("decode", "export")), prepared
 
 
 def evaluate_run(
@@ -186,9 +190,25 @@ def export_run(
 
 
 def _best(run: Run, prepared: Prepared, folder: Path) -> Generator:
+    """The run's best checkpoint; with `decode.others` theirs beside it, as one."""
     generator = load_generator(run, prepared, folder)
     show.print(f"{folder}: checkpoint of step {generator.step}", highlight=False)
-    return generator
+    if not run.decode.others:
+        return generator
+    models = [generator.model]
+    for other in map(Path, run.decode.others):
+        other_run, other_prepared = open_run(other)
+        for side in ("source_tokenizer", "target_tokenizer"):
+            one, two = getattr(prepared, side), getattr(other_prepared, side)
+            if (one.content(), one.vocabulary()) != (two.content(), two.vocabulary()):
+                raise ValueError(
+                    f"decode.others needs runs with the same tokenizers; train them on the same prepared data. "
+                    f"Received: {other}, whose {side} is another than that of {folder}.")
+        beside = load_generator(other_run, other_prepared, other)
+        show.print(f"{other}: checkpoint of step {beside.step}", highlight=False)
+        models.append(beside.model)
+    return Generator(
+        models, *generator.tokenizers, run.decode, generator.max_source_length, generator.step, run.decode.weights)
 
 
 def _with_hypotheses(run: Run, num_hypotheses: int) -> Run:
@@ -241,8 +261,9 @@ def _fingerprint(
 ) -> dict[str, Any]:
     """What a line's answer and its place in the output depend on, but for the libraries and the machine."""
     status, checksum = source.stat(), 0
-    for weight in checkpoints.weights(generator.model):
-        checksum = zlib.crc32(weight.numpy().tobytes(), checksum)
+    for model in generator.models:
+        for weight in checkpoints.weights(model):
+            checksum = zlib.crc32(weight.numpy().tobytes(), checksum)
     decode = {f"decode.{name}": value for name, value in run.decode.model_dump(mode="json").items()}
     return {
         "source": str(source.resolve()), "source size": status.st_size, "source time": status.st_mtime_ns,

@@ -299,6 +299,11 @@ def test_settings_can_differ_from_row_to_row():
         assert_close(together.scores[b][: len(expected)], [item[0] for item in expected[:3]])
 
 
+def test_no_row_is_no_trouble():
+    found = answers(random_table(0, 0), of_each_row, {"max_length": np.zeros(0, np.int32)}, beam_size=3)
+    assert found.tokens.shape[0] == 0
+
+
 def test_stopping_at_the_first_answers_is_earlier_and_never_better():
     table = np.concatenate([random_table(seed) for seed in range(20)])
     options = {"beam_size": 3, "num_hypotheses": 2, "length_penalty": 2.0, "max_length": 12}

