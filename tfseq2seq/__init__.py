@@ -11,7 +11,9 @@ The map, in the order of the data; names in brackets are packages beside this on
     losses          cross-entropy per real target token   optimization rates, clipping
     training        fit, watch (callbacks, plots), keep (checkpoints, files), go on
     decoding        search: from a step function to ranked hypotheses
-    generation      strings in, strings out: tokenizers, model and search joined
+    options         what a recipe, and a row, asks of the search
+    generation      strings in, strings out: tokenizers, model and search joined (alignment)
+    prediction      files of any size in, answers out in their order (output)
     evaluation      strings in, numbers out
     [serving]       export as a SavedModel, serve it over gRPC, ask it
     cli             the commands

@@ -19,17 +19,31 @@ def causal_bias(length):
     return tf.where(tf.linalg.band_part(tf.ones([length, length], tf.bool), -1, 0), 0.0, MASKED)[None, None]
 
 
+def _sizes(tensor, *axes):
+    """Sizes of some axes for a reshape: numbers where they are known, -1 for the first that is not.
+
+    A decoding step of few rows is as long as its number of operations, and a shape of numbers needs none.
+    """
+    sizes, dynamic = [], None
+    for axis in axes:
+        size = tensor.shape[axis]
+        if size is None and -1 in sizes:
+            dynamic = tf.shape(tensor) if dynamic is None else dynamic
+            size = dynamic[axis]
+        sizes.append(-1 if size is None else size)
+    return sizes
+
+
 def split_heads(vectors, heads):
     """[B, T, heads * D] -> [B, heads, T, D]."""
-    shape = tf.shape(vectors)
-    return tf.transpose(
-        tf.reshape(vectors, [shape[0], shape[1], heads, vectors.shape[-1] // heads]), [0, 2, 1, 3])
+    shape = [*_sizes(vectors, 0, 1), heads, vectors.shape[-1] // heads]
+    return tf.transpose(tf.reshape(vectors, shape), [0, 2, 1, 3])
 
 
 def join_heads(vectors):
     """[B, heads, T, D] -> [B, T, heads * D]."""
-    shape, width = tf.shape(vectors), vectors.shape[1] * vectors.shape[3]
-    return tf.reshape(tf.transpose(vectors, [0, 2, 1, 3]), [shape[0], shape[2], width])
+    shape = [*_sizes(vectors, 0, 2), vectors.shape[1] * vectors.shape[3]]
+    return tf.reshape(tf.transpose(vectors, [0, 2, 1, 3]), shape)
 
 
 def attend(query, keys, values, bias, dropout=None, training=False):
@@ -77,8 +91,7 @@ class SelfAttention(keras.layers.Layer):
 
     def split(self, projected):
         """[B, T, 3 * units] -> query, keys and values, each [B, heads, T, D]."""
-        shape = tf.shape(projected)
-        parts = tf.reshape(projected, [shape[0], shape[1], 3, self.heads, self.units // self.heads])
+        parts = tf.reshape(projected, [*_sizes(projected, 0, 1), 3, self.heads, self.units // self.heads])
         return tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
 
     def attend(self, query, keys, values, bias, training=False):
