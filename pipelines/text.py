@@ -84,11 +84,18 @@ class SeveralSources(Tokenizer):
         """Writes the tokenizer of a single source; the separator is the recipe's."""
         self._tokenizer.save(folder)
 
+    def pieces(self, strings):
+        return self._each(strings, self._tokenizer.pieces, "")
+
     def _encode(self, strings):
+        return self._each(strings, self._tokenizer.encode, EOS)
+
+    def _each(self, strings, cut, end):
+        """Cuts every source of every string, and joins what comes of them with the end between."""
         sources = tf.strings.split(strings, self._separator)  # [N, (sources)], at least one each
-        ids = self._tokenizer.encode(tf.strings.strip(sources.flat_values))  # [all sources, (S)]
-        ids = tf.concat([ids, tf.fill(tf.stack([ids.nrows(), 1]), EOS)], axis=1)
-        return sources.with_flat_values(ids).merge_dims(1, 2)[:, :-1]
+        parts = cut(tf.strings.strip(sources.flat_values))  # [all sources, (S)]
+        parts = tf.concat([parts, tf.fill(tf.stack([parts.nrows(), 1]), end)], axis=1)
+        return sources.with_flat_values(parts).merge_dims(1, 2)[:, :-1]
 
     def _decode(self, ids):
         return self._tokenizer.decode(ids)

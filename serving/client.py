@@ -1,17 +1,35 @@
 """Asks a server that speaks TensorFlow Serving's gRPC protocol; needs no TensorFlow."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import grpc
 import numpy as np
 
 from serving import protocol
-from serving.signatures import DEFAULT_MODEL, GREEDY, SCORE, SERVING_DEFAULT
+from serving.signatures import (
+    ALTERNATIVES,
+    BEAM,
+    BEAM_OPTIONS,
+    DEFAULT_MODEL,
+    GREEDY,
+    SAMPLE,
+    SAMPLE_OPTIONS,
+    SCORE,
+    SERVING_DEFAULT,
+    SIGNATURES,
+    Numbers,
+    Phrases,
+    Strings,
+    join_phrases,
+    option_columns,
+)
 
 _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
+_RANKS = {"text": 2, "score": 2, "log_probability": 2, "length": 2, "alignment": 2, "token_log_probability": 3}
+_SCORE_RANKS = {"log_probability": 1, "length": 1, "token_log_probability": 2}
 
 
 class Hypothesis(NamedTuple):
@@ -19,11 +37,20 @@ class Hypothesis(NamedTuple):
 
     Attributes:
         text: the answer.
-        score: log-probability in nats, divided by the model's length penalty; higher is better.
+        score: log-probability in nats, divided by the length penalty; higher is better.
+        log_probability: in nats; this and all below is None where the signature does not tell it, as
+            serving_default and greedy.
+        length: tokens, end token included.
+        alignment: pairs (target token, source token with the most attention), both from 0, the end left out.
+        token_log_probabilities: of each token in nats, end token included.
     """
 
     text: str
     score: float
+    log_probability: float | None = None
+    length: int | None = None
+    alignment: list[tuple[int, int]] | None = None
+    token_log_probabilities: list[float] | None = None
 
 
 class TensorInfo(NamedTuple):
@@ -103,25 +130,67 @@ class Client:
         self._metadata = self._method(protocol.GET_MODEL_METADATA, protocol.GetModelMetadataResponse)
         self._status = self._method(protocol.GET_MODEL_STATUS, protocol.GetModelStatusResponse)
 
-    def predict(self, texts: Sequence[str], signature: str = SERVING_DEFAULT) -> list[list[Hypothesis]]:
-        """Hypotheses for each text, best first, in the order of the texts.
+    def predict(
+        self, texts: Sequence[str], signature: str | None = None, *, length_penalty: Numbers = None,
+        min_length: Numbers = None, max_length: Numbers = None, prefix: Strings = None, phrases: Phrases = None,
+    ) -> list[list[Hypothesis]]:
+        """Hypotheses for each text, best first, in the order of the texts; [] where nothing permitted was found.
+
+        Each option is one value for all texts, or one a text; None, for all or for a text, is as exported.
 
         Args:
             texts: [N] source texts; none at all gives [] without asking the server, since TensorFlow Serving
                 with batching never answers a request of 0 rows.
-            signature: a signature with input "text" and outputs "text" and "score".
+            signature: one with input "text" and outputs "text" and "score". Default: serving_default without
+                options, else beam, which tells more of an answer and costs a little more.
+            length_penalty: alpha, at least 0.
+            min_length: tokens, end token included, from 1.
+            max_length: tokens, end token included, from 1 to the exported one.
+            prefix: what an answer begins with; shorter than max_length.
+            phrases: what an answer contains, at most 8 of at most 16 tokens: strings that hold for all texts,
+                or one list of strings a text.
         Raises:
-            ServingError: the server cannot be reached or refuses.
-            ValueError: `texts` is one string.
+            ServingError: the server cannot be reached or refuses; INVALID_ARGUMENT for a value out of its range.
+            ValueError: `texts` is one string, or an option has another number of values than there are texts.
         """
-        answers: list[list[Hypothesis]] = []
-        for outputs in self._in_pieces(signature, {"text": texts}, {"text": 2, "score": 2}):
-            for row_texts, row_scores in zip(outputs["text"], outputs["score"], strict=True):
-                answers.append([
-                    Hypothesis(text.decode("utf-8", "replace"), float(score))
-                    for text, score in zip(row_texts, row_scores, strict=True)
-                    if np.isfinite(score)])  # -inf fills up where fewer hypotheses exist
-        return answers
+        asked = {
+            "length_penalty": length_penalty, "min_length": min_length, "max_length": max_length, "prefix": prefix,
+            "phrases": join_phrases(phrases)}
+        plain = all(value is None for value in asked.values())
+        if signature is None:
+            signature = SERVING_DEFAULT if plain else BEAM
+        if signature == BEAM:
+            return self._answers(BEAM, {"text": texts, **option_columns(asked, BEAM_OPTIONS, len(texts))})
+        if not plain:
+            raise ValueError(f"Client.predict needs signature {BEAM!r} for options. Received: {signature!r}.")
+        return self._answers(signature, {"text": texts})
+
+    def sample(
+        self, texts: Sequence[str], *, seed: Numbers = None, temperature: Numbers = None, top_k: Numbers = None,
+        top_p: Numbers = None, min_p: Numbers = None, length_penalty: Numbers = None, min_length: Numbers = None,
+        max_length: Numbers = None, prefix: Strings = None,
+    ) -> list[list[Hypothesis]]:
+        """Answers drawn from the model for each text, best first; the same seed gives a text the same ones again.
+
+        Args and errors as `predict`, and:
+            seed: a whole number, not -1.
+            temperature: at least 0; 0 takes the likeliest token.
+            top_k: how many tokens may be drawn; 0 is all.
+            top_p: share of the probability that may be drawn, above 0 and at most 1.
+            min_p: least probability, as a share of the likeliest token's, from 0 to 1.
+        """
+        asked = {
+            "length_penalty": length_penalty, "min_length": min_length, "max_length": max_length,
+            "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, "prefix": prefix}
+        return self._answers(SAMPLE, {"text": texts, **option_columns(asked, SAMPLE_OPTIONS, len(texts))})
+
+    def alternatives(self, texts: Sequence[str], prefixes: Strings) -> list[list[Hypothesis]]:
+        """What else might stand after a prefix: its likeliest next tokens, each gone on with greedily, best first.
+
+        Args and errors as `predict`; `prefixes` is one for all texts, or one a text.
+        """
+        columns = option_columns({"prefix": prefixes}, {"prefix": "string"}, len(texts))
+        return self._answers(ALTERNATIVES, {"text": texts, **columns})
 
     def greedy(self, texts: Sequence[str]) -> list[Hypothesis]:
         """The answer of the likeliest token at each step, one a text. Raises as `predict`."""
@@ -135,14 +204,13 @@ class Client:
             ServingError: the server cannot be reached or refuses.
             ValueError: `sources` and `targets` differ in length, or are one string.
         """
-        if len(sources) != len(targets):
-            raise ValueError(
-                "Client.score needs one target a source. "
-                f"Received: {len(sources)} sources, {len(targets)} targets.")
-        inputs = {"source": sources, "target": targets}
+        return [float(outputs["log_probability"]) for outputs in self._scores(sources, targets)]
+
+    def score_tokens(self, sources: Sequence[str], targets: Sequence[str]) -> list[list[float]]:
+        """log p of each token of the targets, end token included, in nats. Raises as `score`."""
         return [
-            float(value) for outputs in self._in_pieces(SCORE, inputs, {"log_probability": 1})
-            for value in outputs["log_probability"]]
+            outputs["token_log_probability"][: outputs["length"]].tolist()
+            for outputs in self._scores(sources, targets)]
 
     def metadata(self) -> dict[str, SignatureInfo]:
         """The model's signatures by name. Raises ServingError."""
@@ -180,21 +248,47 @@ class Client:
             name, request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=response.FromString)
 
-    def _in_pieces(
-        self, signature: str, inputs: dict[str, Sequence[str]], ranks: dict[str, int]
-    ) -> list[dict[str, np.ndarray]]:
-        encoded = {name: _encode(name, strings) for name, strings in inputs.items()}
-        num_rows = len(next(iter(encoded.values())))
+    def _answers(self, signature: str, inputs: dict[str, Sequence[Any]]) -> list[list[Hypothesis]]:
+        known = SIGNATURES.get(signature, SIGNATURES[SERVING_DEFAULT])
+        ranks = {name: _RANKS[name] for name in known.outputs if name in _RANKS}
+        rows = self._rows(signature, inputs, ranks)
+        # -inf fills up where fewer hypotheses exist.
         return [
-            self._piece(signature, {name: rows[at : at + self.rows] for name, rows in encoded.items()}, ranks)
-            for at in range(0, num_rows, self.rows)]
+            [_hypothesis(outputs, h) for h in range(len(outputs["score"])) if np.isfinite(outputs["score"][h])]
+            for outputs in rows]
+
+    def _scores(self, sources: Sequence[str], targets: Sequence[str]) -> list[dict[str, Any]]:
+        if len(sources) != len(targets):
+            raise ValueError(
+                "Client.score needs one target a source. "
+                f"Received: {len(sources)} sources, {len(targets)} targets.")
+        return self._rows(SCORE, {"source": sources, "target": targets}, _SCORE_RANKS)
+
+    def _rows(
+        self, signature: str, inputs: dict[str, Sequence[Any]], ranks: dict[str, int]
+    ) -> list[dict[str, Any]]:
+        """Outputs of each row, from as many requests as needed."""
+        types = SIGNATURES[signature].inputs if signature in SIGNATURES else {}
+        dtypes = {name: types.get(name, "string") for name in inputs}
+        encoded = {
+            name: _encode(name, values) if dtypes[name] == "string" else list(values)
+            for name, values in inputs.items()}
+        num_rows = len(next(iter(encoded.values())))
+        rows: list[dict[str, Any]] = []
+        for at in range(0, num_rows, self.rows):
+            piece = {name: values[at : at + self.rows] for name, values in encoded.items()}
+            outputs = self._piece(signature, piece, dtypes, ranks)
+            rows += [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
+        return rows
 
     def _piece(
-        self, signature: str, inputs: dict[str, list[bytes]], ranks: dict[str, int]
+        self, signature: str, inputs: dict[str, list[Any]], dtypes: dict[str, str], ranks: dict[str, int]
     ) -> dict[str, np.ndarray]:
         request = protocol.PredictRequest(model_spec=self._model_spec(signature))
         for name, rows in inputs.items():
-            request.inputs[name].CopyFrom(protocol.strings_to_tensor(rows))
+            request.inputs[name].CopyFrom(
+                protocol.strings_to_tensor(rows) if dtypes[name] == "string"
+                else protocol.numbers_to_tensor(rows, dtypes[name]))
         response = self._call(self._predict, request)
         outputs = {}
         for name, rank in ranks.items():
@@ -238,6 +332,18 @@ def _encode(name: str, strings: Sequence[str]) -> list[bytes]:
             f"Client needs a list of strings as {name!r}; for one pass [text]. Received: {strings[:40]!r}.")
     # A lone surrogate is no valid UTF-8; the model cleans it, as it does in training.
     return [string.encode("utf-8", "surrogatepass") for string in strings]
+
+
+def _hypothesis(outputs: Mapping[str, Any], h: int) -> Hypothesis:
+    """Number h of a row."""
+    text, score = outputs["text"][h].decode("utf-8", "replace"), float(outputs["score"][h])
+    if "length" not in outputs:
+        return Hypothesis(text, score)
+    pairs = [pair.split("-") for pair in outputs["alignment"][h].decode().split()]
+    length = int(outputs["length"][h])
+    return Hypothesis(
+        text, score, float(outputs["log_probability"][h]), length,
+        [(int(target), int(source)) for target, source in pairs], outputs["token_log_probability"][h][:length].tolist())
 
 
 def _infos(tensors: Any) -> dict[str, TensorInfo]:

@@ -18,7 +18,17 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.folders import EXTRA, SAVED_MODEL, WARM_UP, list_versions
 from serving.servables import load_model, short_message
-from serving.signatures import DEFAULT_MODEL, GREEDY, SCORE, SERVING_DEFAULT, SIGNATURES
+from serving.signatures import (
+    ALTERNATIVES,
+    AS_EXPORTED,
+    BEAM,
+    DEFAULT_MODEL,
+    GREEDY,
+    SAMPLE,
+    SCORE,
+    SERVING_DEFAULT,
+    SIGNATURES,
+)
 from tfseq2seq.files import sync_folder
 
 TOLERANCE = 1e-4  # of a score, times 1 nat + its size: near 0 rounding is not relative to it
@@ -26,7 +36,13 @@ NUM_ALONE = 8  # check lines that are asked one by one as well
 PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunc"}
 LIBRARIES = ("tfseq2seq", "tensorflow", "keras", "tensorflow-text", "numpy")
 
-_Rows = dict[str, list[bytes]]  # input of a signature -> its rows
+# What the check lines ask for in turn, {} being as exported: values that every export permits.
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    BEAM: [{}, {"length_penalty": 0.0, "min_length": 1}],
+    SAMPLE: [{}, {"temperature": 0.0}, {"top_k": 3, "top_p": 0.9, "min_p": 0.1, "seed": 7}]}
+LONGEST_CHARACTER = 5  # tokens, if it is spelled in bytes with a space before
+
+_Rows = dict[str, list[Any]]  # input of a signature -> its rows
 
 
 class ExportError(RuntimeError):
@@ -41,7 +57,8 @@ def export(
     """Writes `folder`/VERSION, where a server finds it whole or not at all.
 
     The model is written aside, loaded back, and asked the check lines, an empty line and no line at all, in
-    one batch and alone; it must answer as the generator does: equal strings, scores within `TOLERANCE`.
+    one batch and alone, with options and without; it must answer as the generator does: equal strings, scores
+    within `TOLERANCE`.
 
     Args:
         generator: `tfseq2seq.generation.Generator`.
@@ -73,13 +90,13 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         _next_version(folder, version)  # before the work, if it is to be refused
         temporary.mkdir()
-        inputs = _check_inputs(check_sources, check_targets)
+        inputs = _check_inputs(check_sources, check_targets, generator.decode.max_length)
         progress("exporting", 0, 3)
         functions = _trace(generator, num_hypotheses)
         progress("exporting", 1, 3)
         _write(generator, functions, temporary, inputs, {"config.json": config_json}, scores)
         progress("exporting", 2, 3)
-        _check(functions, temporary, inputs)
+        _check(functions, temporary, inputs, generator.decode.method)
         progress("exporting", 3, 3)
         sync_folder(temporary)
         return _publish(temporary, folder, version)
@@ -94,13 +111,16 @@ def export(
 def _trace(generator: Any, num_hypotheses: int) -> dict[str, Any]:
     """Signature -> the concrete function behind it."""
 
-    def serving_default(text):
-        return generator.beam(text, num_hypotheses)
+    def with_width(function):
+        return lambda **inputs: function(num_hypotheses=num_hypotheses, **inputs)
 
-    functions = {SERVING_DEFAULT: serving_default, GREEDY: generator.greedy, SCORE: generator.score}
+    functions = {
+        SERVING_DEFAULT: with_width(generator.beam), GREEDY: generator.greedy, BEAM: with_width(generator.beam_with),
+        SAMPLE: with_width(generator.sample_with), ALTERNATIVES: with_width(generator.alternatives),
+        SCORE: generator.score}
     return {
-        name: tf.function(functions[name]).get_concrete_function(*(
-            tf.TensorSpec([None], tf.string, name=each) for each in signature.inputs))
+        name: tf.function(functions[name]).get_concrete_function(**{
+            each: tf.TensorSpec([None], dtype, name=each) for each, dtype in signature.inputs.items()})
         for name, signature in SIGNATURES.items()}
 
 
@@ -128,14 +148,25 @@ def _publish(temporary: Path, folder: Path, version: int | None) -> Path:
         return path
 
 
-def _check_inputs(sources: Sequence[str], targets: Sequence[str]) -> dict[str, _Rows]:
+def _check_inputs(sources: Sequence[str], targets: Sequence[str], max_length: int) -> dict[str, _Rows]:
     """Signature -> input -> rows. An empty line is asked as well: some user will send one."""
     by_name = {"text": sources, "source": sources, "target": targets}
+    if max_length > LONGEST_CHARACTER:
+        by_name["prefix"] = [target[:1] for target in targets]
     encoded = {
         name: [line.encode("utf-8", "surrogatepass") for line in [*lines, ""]]
         for name, lines in by_name.items()}
+    num_rows = len(sources) + 1
     return {
-        name: {each: encoded[each] for each in signature.inputs} for name, signature in SIGNATURES.items()}
+        name: {
+            each: encoded[each] if each in encoded else _settings(SETTINGS.get(name, [{}]), each, dtype, num_rows)
+            for each, dtype in signature.inputs.items()}
+        for name, signature in SIGNATURES.items()}
+
+
+def _settings(settings: list[dict[str, Any]], name: str, dtype: str, num_rows: int) -> list[Any]:
+    """An option of each row, which takes the settings in turn."""
+    return [settings[row % len(settings)].get(name, AS_EXPORTED[dtype]) for row in range(num_rows)]
 
 
 def _write(
@@ -173,7 +204,8 @@ def _warm_up_record(signature: str, rows_by_input: _Rows) -> bytes:
     request = log.predict_log.request
     request.model_spec.name, request.model_spec.signature_name = DEFAULT_MODEL, signature
     for name, rows in rows_by_input.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto([rows[i] for i in chosen], tf.string))
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(
+            [rows[i] for i in chosen], SIGNATURES[signature].inputs[name]))
     return log.SerializeToString()
 
 
@@ -199,24 +231,33 @@ def _variables_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _check(functions: dict[str, Any], folder: Path, inputs: dict[str, _Rows]) -> None:
+def _check(functions: dict[str, Any], folder: Path, inputs: dict[str, _Rows], method: str) -> None:
     """Raises ExportError where the SavedModel in `folder` answers otherwise than `functions`."""
     _check_operations(folder)
     try:
         loaded = load_model(folder)
         for name, by_input in inputs.items():
             num_rows = len(next(iter(by_input.values())))
-            expected = _ask(functions[name], by_input, slice(None))
-            received = _ask(loaded.signatures[name], by_input, slice(None))
+            expected = _ask(functions[name], name, by_input, slice(None))
+            received = _ask(loaded.signatures[name], name, by_input, slice(None))
             _compare(name, "the SavedModel", by_input, expected, received, at=0)
-            _ask(loaded.signatures[name], by_input, slice(0))  # no rows must be no trouble
+            _ask(loaded.signatures[name], name, by_input, slice(0))  # no rows must be no trouble
             for row in dict.fromkeys([*range(min(NUM_ALONE, num_rows)), num_rows - 1]):
+                if _draws(name, by_input, row, method):
+                    continue
                 one = slice(row, row + 1)
-                alone = _ask(loaded.signatures[name], by_input, one)
+                alone = _ask(loaded.signatures[name], name, by_input, one)
                 batched = {output: values[one] for output, values in expected.items()}
                 _compare(name, "the SavedModel asked for this line alone", by_input, batched, alone, at=row)
     except tf.errors.OpError as error:
         raise ExportError(f"the check of the SavedModel failed: {short_message(error)}") from error
+
+
+def _draws(signature: str, by_input: _Rows, row: int, method: str) -> bool:
+    """Whether the row's answer may hang on the last bits of a probability, which change with the batch's shape."""
+    if signature == SAMPLE:
+        return by_input["temperature"][row] != 0.0
+    return signature == SERVING_DEFAULT and method == "sample"
 
 
 def _check_operations(folder: Path) -> None:
@@ -230,11 +271,11 @@ def _check_operations(folder: Path) -> None:
             "write that part with TensorFlow operations.")
 
 
-def _ask(function: Any, by_input: _Rows, rows: slice) -> dict[str, np.ndarray]:
-    tensors = {}
+def _ask(function: Any, signature: str, by_input: _Rows, rows: slice) -> dict[str, np.ndarray]:
+    tensors, dtypes = {}, SIGNATURES[signature].inputs
     for name, values in by_input.items():
         chosen = values[rows]
-        tensors[name] = tf.constant(chosen, tf.string, [len(chosen)])
+        tensors[name] = tf.constant(chosen, dtypes[name], [len(chosen)])
     return {output: values.numpy() for output, values in function(**tensors).items()}
 
 
@@ -248,7 +289,9 @@ def _compare(
             if found.shape == wanted.shape and _same(wanted[row], found[row]):
                 continue
             line = {
-                name: values[at + row].decode("utf-8", "replace")[:80] for name, values in by_input.items()}
+                name: value.decode("utf-8", "replace")[:80] if isinstance(value, bytes) else value
+                for name, value in ((name, values[at + row]) for name, values in by_input.items())
+                if value == value and value not in AS_EXPORTED.values()}
             answer = _printable(found[row]) if row < len(found) else "nothing"
             raise ExportError(
                 f"signature {signature}, line {at + row + 1} {line}: {who} gives {output} {answer}, "

@@ -139,8 +139,18 @@ _VALUES = {
 
 def strings_to_tensor(strings: Sequence[bytes]) -> Any:
     """The TensorProto of [N] strings."""
-    tensor = TensorProto(dtype=STRING, string_val=strings)
-    tensor.tensor_shape.dim.add(size=len(strings))
+    return _tensor(STRING, "string_val", strings)
+
+
+def numbers_to_tensor(numbers: Sequence[float], name: str) -> Any:
+    """The TensorProto of [N] numbers of the type "float32", "float64", "int32" or "int64", each within its range."""
+    return _tensor(next(key for key, each in DATA_TYPES.items() if each == name), _VALUES[name], numbers)
+
+
+def _tensor(dtype: int, field: str, values: Sequence[Any]) -> Any:
+    tensor = TensorProto(dtype=dtype)
+    getattr(tensor, field).extend(values)
+    tensor.tensor_shape.dim.add(size=len(values))
     return tensor
 
 

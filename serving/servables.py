@@ -5,6 +5,7 @@ Checks, messages and their codes follow TensorFlow Serving's `predict_util.cc`.
 
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving.folders import SAVED_MODEL, WARM_UP
-from serving.signatures import SERVING_DEFAULT
+from serving.signatures import AS_EXPORTED, SERVING_DEFAULT, SIGNATURES
 
 MAX_ELEMENTS = 1 << 24  # of one input; a few bytes can claim any shape
 MAX_MESSAGE = 1000  # characters of an error; a long trailer would be refused by gRPC itself
@@ -120,6 +121,7 @@ def load_model(folder: Path) -> Any:
 def short_message(error: Exception) -> str:
     """One line of an error's text, without the graph's own account of where it arose."""
     text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    text = re.sub(r"\{\{(function_)?node [^}]*\}\} ?", "", text)
     noise = ("Graph execution error", "Detected at node", "<stack traces unavailable>", " ", "\t")
     lines = [line for line in text.splitlines() if line and not line.startswith(noise)]
     return " ".join(lines)[:MAX_MESSAGE] or type(error).__name__
@@ -133,13 +135,15 @@ def _warm_up_requests(folder: Path, servable: Servable) -> list[predict_pb2.Pred
         return [log.predict_log.request for log in logs if log.HasField("predict_log")]
     requests = []
     for name in servable.functions:
+        known = SIGNATURES[name].inputs if name in SIGNATURES else {}
         request = predict_pb2.PredictRequest()
         request.model_spec.signature_name = name
         for alias, info in servable.signature_defs[name].inputs.items():
             dtype = tf.as_dtype(info.dtype)
             shape = [max(1, each.size) for each in info.tensor_shape.dim]
             zero = b"" if dtype == tf.string else dtype.as_numpy_dtype(0)
-            request.inputs[alias].CopyFrom(tf.make_tensor_proto(np.full(shape, zero), dtype))
+            value = AS_EXPORTED[dtype.name] if alias in known else zero
+            request.inputs[alias].CopyFrom(tf.make_tensor_proto(np.full(shape, value), dtype))
         requests.append(request)
     return requests
 

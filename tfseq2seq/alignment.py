@@ -6,6 +6,33 @@ from tfseq2seq.structures import EOS, PAD, UNK
 from tfseq2seq.tokenizers.base import UNKNOWN_TEXT
 
 
+def in_source_order(attention, source, num_sources):
+    """Attention over the memories of several encoders, put in the order of the ids that these read.
+
+    In the memory, source i of a row begins where the longest source i - 1 of the batch ends (`ParallelEncoder`).
+
+    Args:
+        attention: [B, H, T, S'] float32, over the memory; or S' = 0 for none.
+        source: [B, S] int32 ids, the sources one after the other, each ended by EOS.
+        num_sources: encoders; what follows is not read.
+    Returns:
+        [B, H, T, R] float32, R the most ids of a row that are read.
+    """
+    number = tf.cumsum(tf.cast(source == EOS, tf.int32), axis=1, exclusive=True)  # [B, S], of the source each is in
+    column, first = tf.zeros_like(source), 0
+    for i in range(num_sources):
+        inside = (number == i) & (source != PAD)
+        place = tf.cumsum(tf.cast(inside, tf.int32), axis=1, exclusive=True)
+        column = tf.where(inside, first + place, column)
+        first += tf.maximum(tf.reduce_max(tf.reduce_sum(tf.cast(inside, tf.int32), 1)), 1)
+    read = (number < num_sources) & (source != PAD)
+    longest = tf.maximum(tf.reduce_max(tf.reduce_sum(tf.cast(read, tf.int32), 1)), 0)  # no rows have the least int32
+    longest = tf.where(tf.shape(attention)[3] > 0, longest, 0)
+    read, column = read[:, :longest], column[:, :longest]
+    moved = tf.gather(tf.transpose(attention, [0, 3, 1, 2]), column, batch_dims=1)  # [B, R, H, T]
+    return tf.where(read[:, None, None], tf.transpose(moved, [0, 2, 3, 1]), 0.0)
+
+
 def hard_alignment(hypotheses, source):
     """[B, H, T] int32, the source step with the most attention, the end token left out where there is another.
 
@@ -29,12 +56,14 @@ def alignments(hypotheses, source):
         [B, H] string; the end token is left out; "" where the model gives no attention.
     """
     shape = tf.shape(hypotheses.tokens)
-    if hypotheses.attention.shape[3] == 0:
-        return tf.fill(shape[:2], "")
+    there = tf.shape(hypotheses.attention)[3] > 0
+    # A maximum needs something to be the maximum of.
+    attention = tf.pad(hypotheses.attention, [[0, 0], [0, 0], [0, 0], [0, tf.where(there, 0, 1)]])
+    hypotheses = hypotheses._replace(attention=attention)
     places = tf.zeros(shape, tf.int32) + tf.range(shape[2])
     pairs = tf.strings.join([
         tf.strings.as_string(places), tf.strings.as_string(hard_alignment(hypotheses, source))], "-")
-    inside = places < hypotheses.lengths[:, :, None] - 1
+    inside = there & (places < hypotheses.lengths[:, :, None] - 1)
     rows = tf.ragged.boolean_mask(tf.reshape(pairs, [-1, shape[2]]), tf.reshape(inside, [-1, shape[2]]))
     return tf.ensure_shape(
         tf.reshape(tf.strings.reduce_join(rows, -1, separator=" "), shape[:2]), hypotheses.tokens.shape[:2])

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.batching import inference_batches
-from pipelines.text import source_ids
-from tfseq2seq.alignment import alignments, replace_unknown
+from pipelines.text import SeveralSources, source_ids
+from tfseq2seq.alignment import alignments, in_source_order, replace_unknown
 from tfseq2seq.decoding import combine, expected_utility, search
 from tfseq2seq.decoding.scoring import score_tokens
 from tfseq2seq.options import SearchOptions
@@ -49,32 +49,34 @@ class Generator(tf.Module):
         self.options = SearchOptions(decode, target_tokenizer)
         self.traced_answer = tf.function(self.answer_in_graph, input_signature=[_TEXT])
 
-    def hypotheses(self, text, num_hypotheses, method=None, beam_size=None, alternatives=False, **requested):
+    def hypotheses(self, text, num_hypotheses, method=None, beam_size=None, **requested):
         """Searches.
 
         Args:
             text: [N] strings.
             num_hypotheses: H, answers a source, at most the beam size.
-            method: "beam", "sample" or "greedy"; default the recipe's.
+            method: "beam", "sample", "greedy" or "alternatives"; default the recipe's.
             beam_size: default the recipe's, 1 for "greedy".
-            alternatives: Whether to answer with the likeliest tokens after the prefix, each gone on with greedily.
             requested: `options.ROW_OPTIONS` of the rows, each [N].
         Returns:
             source ids [N, S] and Hypotheses, token ids with their attention.
         """
         source, _ = source_ids(text, self.tokenizers[0], self.max_source_length)
         arguments = self.options.arguments(text, source, requested, method, beam_size)
-        if alternatives:
-            prefix, _ = source_ids(requested["prefix"], self.tokenizers[1], self.decode.max_length + 1)
-            arguments["alternatives_at"] = tf.reduce_sum(tf.cast(prefix != PAD, tf.int32), 1) - 1
-        started = [model.start(model.encode(source)) for model in self.models]
+        encoded = [model.encode(source) for model in self.models]
+        arguments["source_mask"] = encoded[0].mask
+        started = [model.start(each) for model, each in zip(self.models, encoded, strict=True)]
         memories, states = zip(*started, strict=True)
         if len(self.models) == 1:
             step, state, memory = self.model.step, states[0], memories[0]
         else:
             step = combine([model.step for model in self.models], self.weights, self.decode.ensemble)
             state, memory = states, memories
-        return source, search(step, state, memory, num_hypotheses=num_hypotheses, **arguments)
+        found = search(step, state, memory, num_hypotheses=num_hypotheses, **arguments)
+        if isinstance(self.tokenizers[0], SeveralSources):
+            num_sources = len(self.model.encoder.encoders)
+            found = found._replace(attention=in_source_order(found.attention, source, num_sources))
+        return source, found
 
     def beam(self, text, num_hypotheses):
         """The recipe's own search, whatever its method.
@@ -99,13 +101,16 @@ class Generator(tf.Module):
         return self._described(*self._answers(text, num_hypotheses, "beam", **requested))
 
     def sample_with(self, text, num_hypotheses, **requested):
-        """Draws with options of each row, see `_described`."""
-        return self._described(*self._answers(text, num_hypotheses, "sample", **requested))
+        """Draws with options of each row, see `_described`.
+
+        A recipe that draws says how many in beam_size, and the best H of them are given; another draws H.
+        """
+        draws = self.decode.beam_size if self.decode.method == "sample" else num_hypotheses
+        return self._described(*self._answers(text, num_hypotheses, "sample", draws, **requested))
 
     def alternatives(self, text, prefix, num_hypotheses):
         """What else might stand after the prefix: see `search`'s `alternatives_at`. Returns as `_described`."""
-        return self._described(*self._answers(
-            text, num_hypotheses, "beam", num_hypotheses, alternatives=True, prefix=prefix))
+        return self._described(*self._answers(text, num_hypotheses, "alternatives", num_hypotheses, prefix=prefix))
 
     def score(self, source, target):
         """log p(target | source), end token included, in nats.

@@ -16,7 +16,7 @@ from tfseq2seq.decoding.processors import (
     penalize_repetition,
 )
 from tfseq2seq.decoding.scoring import length_limits
-from tfseq2seq.structures import EOS, PAD
+from tfseq2seq.structures import EOS, PAD, UNK
 
 # What a row may ask for, as [N] tensors, with the number that stands for "as exported" (for a float it is NaN). A
 # server takes no scalar with batching, and every input of a signature must be sent.
@@ -61,23 +61,56 @@ class SearchOptions:
         return ids
 
     def arguments(self, text, source, requested, method=None, beam_size=None) -> dict[str, Any]:
-        """Keyword arguments of `search`.
+        """Keyword arguments of `search`, all but the `source_mask` of a coverage penalty.
 
         Args:
             text: [N] source strings; draws are seeded by them too.
             source: [N, S] their ids.
             requested: options of the rows by name, a part of `ROW_OPTIONS`, each [N]; "phrases" holds those of a row
                 with `PHRASE_SEPARATOR` between them.
-            method: "beam", "sample" or "greedy"; default the recipe's.
+            method: "beam", "sample", "greedy", or "alternatives": the likeliest tokens after each row's prefix, each
+                gone on with greedily; default the recipe's.
             beam_size: default the recipe's, 1 for "greedy".
         Raises:
             tf.errors.InvalidArgumentError: in the graph, a value out of its range.
         """
         decode, method = self.decode, method or self.decode.method
         beam_size = beam_size or (1 if method == "greedy" else decode.beam_size)
-        lengths = tf.reduce_sum(tf.cast(source != PAD, tf.int32), 1)
+        requested = {name: _one_a_row(values, name, text) for name, values in requested.items()}
+        limit, least = self._lengths(source, requested)
+        prefix = self._prefix(requested["prefix"], limit) if "prefix" in requested else None
+        found: dict[str, Any] = {
+            "batch_size": tf.shape(source)[0], "vocabulary_size": self.vocabulary_size, "beam_size": beam_size,
+            "length_penalty": self._row(requested, "length_penalty", decode.length_penalty),
+            "length_penalty_kind": decode.length_penalty_kind, "coverage_penalty": decode.coverage_penalty,
+            "max_length": limit, "min_length": least,
+            "processors": self._processors(prefix),
+            "reshapers": [penalize_repetition(decode.repetition_penalty)] if decode.repetition_penalty != 1 else []}
+        if method == "sample":
+            settings = {name: self._row(requested, name, getattr(decode, name)) for name in (
+                "temperature", "top_k", "top_p", "min_p")}
+            seed = tf.cast(self._row(requested, "seed", decode.seed), tf.int64)
+            found["sampling"] = Sampling(**settings, seed=seed + tf.strings.to_hash_bucket_fast(text, 2**62))
+        elif method == "alternatives":
+            found["alternatives_at"] = _num_tokens(prefix)
+        elif method == "beam":
+            found |= {"finish": decode.finish, "stop": decode.stop}
+            if decode.num_groups > 1:
+                found |= {"num_groups": decode.num_groups, "diversity_strength": decode.diversity_strength}
+            if "phrases" in requested:
+                found |= self._phrases(requested["phrases"], beam_size)
+        return found
+
+    def _lengths(self, source, requested):
+        """Most and least tokens of each answer, for all rows or [N]."""
+        decode, lengths = self.decode, _num_tokens(source)
         limit = self._row(requested, "max_length", decode.max_length)
         least = self._row(requested, "min_length", decode.min_length)
+        if "max_length" in requested and "min_length" in requested:
+            asked = (requested["max_length"] != DEFAULT_NUMBER) & (requested["min_length"] != DEFAULT_NUMBER)
+            least = _checked(
+                least, ~asked | (least <= limit), "min_length needs numbers up to max_length. Received: min_length",
+                least, "max_length", limit)
         if decode.max_length_ratio is not None or "max_length" in requested:
             limit = length_limits(lengths, limit, decode.max_length_ratio, decode.max_length)
         if decode.min_length_ratio is not None:
@@ -85,28 +118,9 @@ class SearchOptions:
             least = tf.maximum(relative, least)
         if tf.is_tensor(limit) or tf.is_tensor(least):
             least = tf.minimum(least, limit)
-        found: dict[str, Any] = {
-            "batch_size": tf.shape(source)[0], "vocabulary_size": self.vocabulary_size, "beam_size": beam_size,
-            "length_penalty": self._row(requested, "length_penalty", decode.length_penalty),
-            "length_penalty_kind": decode.length_penalty_kind, "max_length": limit, "min_length": least,
-            "processors": self._processors(requested, limit),
-            "reshapers": [penalize_repetition(decode.repetition_penalty)] if decode.repetition_penalty != 1 else []}
-        if method == "sample":
-            settings = {name: self._row(requested, name, getattr(decode, name)) for name in (
-                "temperature", "top_k", "top_p", "min_p")}
-            seed = tf.cast(self._row(requested, "seed", decode.seed), tf.int64)
-            found["sampling"] = Sampling(**settings, seed=seed + tf.strings.to_hash_bucket_fast(text, 2**62))
-        elif method == "beam":
-            found |= {"finish": decode.finish, "stop": decode.stop}
-            if decode.num_groups > 1:
-                found |= {"num_groups": decode.num_groups, "diversity_strength": decode.diversity_strength}
-            if "phrases" in requested:
-                found["phrases"] = self._phrases(requested["phrases"])
-        if decode.coverage_penalty:
-            found |= {"coverage_penalty": decode.coverage_penalty, "source_mask": source != PAD}
-        return found
+        return limit, least
 
-    def _processors(self, requested, limit):
+    def _processors(self, prefix):
         decode, found = self.decode, []
         single = [ids[0] for ids in self.forbidden if len(ids) == 1]
         longer = [ids for ids in self.forbidden if len(ids) > 1]
@@ -118,28 +132,38 @@ class SearchOptions:
             found.append(block_ngrams(decode.block_ngrams))
         if self.trie is not None:
             found.append(only_from(self.trie))
-        if "prefix" in requested:
-            prefix, _ = source_ids(requested["prefix"], self.tokenizer, decode.max_length + 1)
-            prefix = tf.where(prefix == EOS, PAD, prefix)
-            lengths = tf.reduce_sum(tf.cast(prefix != PAD, tf.int32), 1)
-            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(lengths < limit), [
-                    "prefix needs fewer tokens than max_length. Received: prefix lengths", lengths,
-                    "max_length", limit], summarize=32)]):
-                found.append(force_prefix(tf.identity(prefix)))
+        if prefix is not None:
+            found.append(force_prefix(prefix))
         return found
 
-    def _phrases(self, texts):
-        """[N] strings, each several phrases, to [N, C, L] ids."""
+    def _prefix(self, texts, limit):
+        """[N] strings to [N, P] ids, padded by PAD."""
+        prefix, _ = source_ids(texts, self.tokenizer, self.decode.max_length + 1)
+        prefix = tf.where(prefix == EOS, PAD, prefix)
+        lengths = _num_tokens(prefix)
+        return _checked(
+            prefix, lengths < limit, "prefix needs fewer tokens than max_length. Received: tokens", lengths,
+            "max_length", limit)
+
+    def _phrases(self, texts, beam_size):
+        """The argument of `search` for [N] strings, each several phrases: [N, C, L] ids."""
+        if beam_size == 1 or self.decode.num_groups > 1:  # the search has no beams to share out among phrases
+            tf.debugging.Assert(tf.reduce_all(texts == ""), [
+                "phrases needs a model exported with beam_size above 1 and num_groups = 1. Received: beam_size",
+                beam_size, "num_groups", self.decode.num_groups])
+            return {}
         parts = tf.strings.split(texts, PHRASE_SEPARATOR)  # [N, (C)]
         ids = self.tokenizer.encode(parts.flat_values)  # [all, (L)]
-        nested = parts.with_flat_values(ids)  # [N, (C), (L)]
-        most = tf.reduce_max(tf.concat([[0], tf.cast(parts.row_lengths(), tf.int32)], 0))
-        longest = tf.reduce_max(tf.concat([[0], tf.cast(ids.row_lengths(), tf.int32)], 0))
-        fine = tf.logical_and(most <= MOST_PHRASES, longest <= LONGEST_PHRASE)
-        with tf.control_dependencies([tf.debugging.Assert(fine, [
-                f"phrases needs at most {MOST_PHRASES} phrases of at most {LONGEST_PHRASE} tokens a row. Received:",
-                most, "phrases,", longest, "tokens"])]):
-            return nested.to_tensor(PAD, shape=[None, MOST_PHRASES, LONGEST_PHRASE])
+        most, longest = (
+            tf.reduce_max(tf.concat([[0], tf.cast(each.row_lengths(), tf.int32)], 0)) for each in (parts, ids))
+        known = _checked(
+            ids.flat_values, ids.flat_values != UNK, "phrases needs tokens that the model knows. Received:", texts)
+        known = _checked(
+            known, (most <= MOST_PHRASES) & (longest <= LONGEST_PHRASE),
+            f"phrases needs at most {MOST_PHRASES} phrases of at most {LONGEST_PHRASE} tokens a row. Received:",
+            most, "phrases,", longest, "tokens")
+        nested = parts.with_flat_values(ids.with_flat_values(known))  # [N, (C), (L)]
+        return {"phrases": nested.to_tensor(PAD, shape=[None, MOST_PHRASES, LONGEST_PHRASE])}
 
     def _row(self, requested, name, default):
         """The default, or [N] values with it where a row asks for nothing, each in its range."""
@@ -149,13 +173,29 @@ class SearchOptions:
         unset = tf.math.is_nan(values) if dtype.is_floating else values == DEFAULT_NUMBER
         values = tf.where(unset, tf.cast(default, dtype), values)
         most = {
-            "max_length": self.decode.max_length, "min_length": self.decode.max_length, "top_p": 1.0, "min_p": 1.0}
+            "max_length": self.decode.max_length, "min_length": self.decode.max_length, "top_p": 1, "min_p": 1}
         least = {"max_length": 1, "min_length": 1, "seed": dtype.min}
         low, high = least.get(name, 0), most.get(name, dtype.max)
-        fine = tf.logical_and(values >= tf.cast(low, dtype), values <= tf.cast(high, dtype))
-        words = f"at least {low}" if name not in most else f"from {low} to {high}"
+        fine = (values >= tf.cast(low, dtype)) & (values <= tf.cast(high, dtype))
+        words = f"from {low} to {high}" if name in most else f"of at least {low}" + ", finite" * dtype.is_floating
         if name == "top_p":
-            fine, words = tf.logical_and(fine, values > 0), "above 0 and at most 1"
-        with tf.control_dependencies([tf.debugging.Assert(
-                tf.reduce_all(fine), [f"{name} needs numbers {words}. Received:", values], summarize=32)]):
-            return tf.identity(values)
+            fine, words = fine & (values > 0), "above 0 and at most 1"
+        wrong = tf.boolean_mask(values, ~fine)
+        return _checked(values, fine, f"{name} needs numbers {words}. Received:", wrong)
+
+
+def _num_tokens(ids):
+    """[N, S] ids to [N] numbers of those that are no padding."""
+    return tf.reduce_sum(tf.cast(ids != PAD, tf.int32), 1)
+
+
+def _one_a_row(values, name, text):
+    return _checked(
+        values, tf.size(values) == tf.size(text), f"{name} needs one value a row. Received: values", tf.size(values),
+        "rows", tf.size(text))
+
+
+def _checked(values, fine, *message):
+    """The values, once it is known that all is fine; else InvalidArgumentError, INVALID_ARGUMENT of a server."""
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(fine), message, summarize=32)]):
+        return tf.identity(values)

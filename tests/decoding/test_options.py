@@ -89,6 +89,7 @@ CONSTRAINTS = {
 }
 BEAM = {"beam_size": 3, "num_hypotheses": 3, "length_penalty": 0.6, "max_length": STEPS}
 WIDE = {"beam_size": 100, "num_hypotheses": 20, "length_penalty": 1.0, "max_length": STEPS}
+SHARED_OUT = [CONSTRAINTS[name][0] for name in CONSTRAINTS if "phrases" in name]  # not as a textbook beam
 constraint = pytest.fixture(params=CONSTRAINTS.values(), ids=CONSTRAINTS)(lambda request: request.param)
 
 
@@ -134,7 +135,7 @@ def test_no_answer_is_forbidden(constraint):
             expected, closest = reference.textbook_beam(
                 log_probabilities_of(table, b), VOCABULARY, 3, 0.6, STEPS, valid=valid)
             assert all(valid(tokens) for tokens in all_tokens(found, b))
-            if make_options not in [CONSTRAINTS[name][0] for name in CONSTRAINTS if "phrases" in name]:
+            if make_options not in SHARED_OUT:
                 assume(closest > NOISE)
                 assert all_tokens(found, b) == [item[2] for item in expected[:3]]
             else:  # the textbook beam may have lost them all
@@ -398,3 +399,20 @@ def test_every_pair_of_constraints_goes_together():
             log_probabilities_of(table, 0), VOCABULARY, 1.0, STEPS,
             valid=lambda tokens, both=both: all(valid(tokens) for _, valid in both))
         assert all_tokens(found, 0) == [item[2] for item in expected[:20]], (one, two)
+
+
+@pytest.mark.slow
+def test_ten_thousand_random_models_under_constraints(constraint):
+    """Of each constraint 1,200 models: nothing forbidden, true scores, and the textbook beam's answers or better."""
+    make_options, valid = constraint
+    for block in range(6):
+        table = random_table(block + 1000, 200)
+        found = search_all(table, make_options, **BEAM)
+        check_scores(table, found, 0.6)
+        for b in range(200):
+            assert all(valid(tokens) for tokens in all_tokens(found, b))
+            expected, closest = reference.textbook_beam(
+                log_probabilities_of(table, b), VOCABULARY, 3, 0.6, STEPS, valid=valid)
+            if closest > NOISE and make_options not in SHARED_OUT:
+                assert all_tokens(found, b) == [item[2] for item in expected[:3]]
+            assert np.isfinite(found.scores[b, 0]) == bool(expected) or make_options in SHARED_OUT

@@ -1,5 +1,7 @@
 """A generator whose answers can be worked out by hand."""
 
+import types
+
 import tensorflow as tf
 
 
@@ -7,7 +9,11 @@ class FakeGenerator(tf.Module):
     """Knows one word ("one" -> "un") from a table and writes all others in capitals.
 
     Hypothesis h of an answer has h "!" at its end and the score -0.5 * len(answer) - h; the score of a pair
-    is -0.5 * (len(source) + len(target)).
+    is -0.5 * (len(source) + len(target)), half of it each of two tokens'.
+
+    With options, an answer begins with the prefix and ends in "|" and the other options as they came in, with ":"
+    between; the length penalty is taken from the score. Its log-probability is the score before that, all of it the
+    first of two tokens', and its alignment "0-0 1-2".
     """
 
     def __init__(self):
@@ -15,6 +21,7 @@ class FakeGenerator(tf.Module):
         words = tf.lookup.KeyValueTensorInitializer(tf.constant(["one"]), tf.constant(["un"]))
         self.tokenizers = (tf.lookup.StaticHashTable(words, ""),)
         self.weight = tf.Variable(0.5)
+        self.decode = types.SimpleNamespace(method="beam", max_length=6)
 
     def beam(self, text, num_hypotheses):
         known = self.tokenizers[0].lookup(text)
@@ -29,6 +36,41 @@ class FakeGenerator(tf.Module):
     def greedy(self, text):
         return self.beam(text, 1)
 
+    def beam_with(self, text, num_hypotheses, length_penalty, min_length, max_length, prefix, phrases):
+        return self._described(text, num_hypotheses, length_penalty, prefix, min_length, max_length, phrases)
+
+    def sample_with(self, text, num_hypotheses, length_penalty, prefix, **others):
+        names = ("min_length", "max_length", "temperature", "top_k", "top_p", "min_p", "seed")
+        return self._described(text, num_hypotheses, length_penalty, prefix, *(others[name] for name in names))
+
+    def alternatives(self, text, prefix, num_hypotheses):
+        return self._described(text, num_hypotheses, tf.zeros(tf.shape(text)), prefix)
+
     def score(self, source, target):
         length = tf.strings.length(source) + tf.strings.length(target)
-        return {"log_probability": -self.weight * tf.cast(length, tf.float32)}
+        total = -self.weight * tf.cast(length, tf.float32)
+        return {
+            "log_probability": total,
+            "length": tf.fill(tf.shape(total), 2),
+            "token_log_probability": tf.stack([total / 2, total / 2, tf.zeros_like(total)], 1),
+        }
+
+    def _described(self, text, num_hypotheses, length_penalty, prefix, *others):
+        plain = self.beam(text, num_hypotheses)
+        penalty = tf.where(tf.math.is_nan(length_penalty), 0.0, length_penalty)[:, None]
+        nothing = tf.zeros_like(plain["score"])
+        end = "|" + tf.strings.join([_as_string(each) for each in others], ":")
+        return {
+            "text": prefix[:, None] + plain["text"] + tf.reshape(end, [-1, 1]),
+            "score": plain["score"] - penalty,
+            "log_probability": plain["score"],
+            "length": tf.cast(nothing, tf.int32) + 2,
+            "alignment": tf.where(nothing == 0, "0-0 1-2", ""),
+            "token_log_probability": tf.stack([plain["score"], nothing, nothing], 2),
+        }
+
+
+def _as_string(values):
+    if values.dtype == tf.string:
+        return values
+    return tf.strings.as_string(values, precision=2 if values.dtype.is_floating else -1)

@@ -4,6 +4,7 @@ import grpc
 import pytest
 
 from serving.client import Client, Hypothesis, ServingError, TensorInfo, VersionStatus
+from serving.signatures import BEAM
 
 
 def test_hypotheses_come_best_first_with_their_scores(client):
@@ -14,11 +15,70 @@ def test_hypotheses_come_best_first_with_their_scores(client):
 
 
 def test_greedy_gives_one_answer_a_text(client):
-    assert client.greedy(["ab", "one"]) == [("AB", -1.0), ("un", -1.0)]
+    assert client.greedy(["ab", "one"]) == [Hypothesis("AB", -1.0), Hypothesis("un", -1.0)]
 
 
 def test_a_pair_is_scored_with_its_own_target(client):
     assert client.score(["ab", "c"], ["x", "yyy"]) == [-1.5, -2.0]
+    assert client.score_tokens(["ab", "c"], ["x", "yyy"]) == [[-0.75, -0.75], [-1.0, -1.0]]
+
+
+def described(text, score, log_probability):
+    return Hypothesis(text, score, log_probability, 2, [(0, 0), (1, 2)], [log_probability, 0.0])
+
+
+def test_an_option_of_all_texts_or_of_each_goes_with_its_text_and_the_rest_is_as_exported(client):
+    # The fake model writes what it was asked for at the end of its answers: min_length:max_length:phrases.
+    assert client.predict(["one", "x"], length_penalty=0.5) == [
+        [described("un|-1:-1:", -1.5, -1.0), described("un!|-1:-1:", -2.5, -2.0)],
+        [described("X|-1:-1:", -1.0, -0.5), described("X!|-1:-1:", -2.0, -1.5)],
+    ]
+    rows = client.predict(
+        ["one", "x"], length_penalty=[None, 2], min_length=[1, None], max_length=6, prefix=["a ", None],
+        phrases=[["b", "c"], None],
+    )
+    assert [(row[0].text, row[0].score) for row in rows] == [("a un|1:6:b\nc", -1.0), ("X|-1:6:", -2.5)]
+
+
+@pytest.mark.parametrize(
+    ("phrases", "sent"),
+    [
+        ("a", ["a", "a"]),
+        (["a", "b"], ["a\nb", "a\nb"]),
+        ([], ["", ""]),
+        (["a", None], ["a", ""]),
+        ([["a"], ["b", "c"]], ["a", "b\nc"]),
+    ],
+)
+def test_phrases_are_those_of_all_texts_or_of_each(client, phrases, sent):
+    rows = client.predict(["x", "y"], phrases=phrases)
+    assert [row[0].text.partition(":")[2].partition(":")[2] for row in rows] == sent
+
+
+def test_every_setting_of_draws_arrives(client):
+    # min_length:max_length:temperature:top_k:top_p:min_p:seed
+    (plain,), (set_,) = client.sample(["x"]), client.sample(
+        ["x"], seed=2**40, temperature=0.5, top_k=3, top_p=[0.25], min_p=1, min_length=2, max_length=5,
+        length_penalty=1.0, prefix="y",
+    )
+    assert plain[0] == described("X|-1:-1:nan:-1:nan:nan:-1", -0.5, -0.5)
+    assert set_[1] == described("yX!|2:5:0.50:3:0.25:1.00:1099511627776", -2.5, -1.5)
+
+
+def test_alternatives_are_asked_with_the_prefix_of_each_text(client):
+    rows = client.alternatives(["x", "one"], ["a", "b"])
+    assert rows[0] == [described("aX|", -0.5, -0.5), described("aX!|", -1.5, -1.5)]
+    assert [row[0].text for row in client.alternatives(["x", "one"], "c")] == ["cX|", "cun|"]
+
+
+def test_options_stay_with_their_texts_where_these_are_sent_in_pieces(client):
+    texts, lengths = [f"t{number}" for number in range(11)], list(range(1, 12))  # 4 rows a request
+    answers = [row[0].text for row in client.predict(texts, max_length=lengths)]
+    assert answers == [f"{text.upper()}|-1:{length}:" for text, length in zip(texts, lengths, strict=True)]
+
+
+def test_the_beam_tells_of_its_answers_without_options_too(client):
+    assert client.predict(["x"], BEAM)[0][0] == described("X|-1:-1:", -0.5, -0.5)
 
 
 def test_more_texts_than_a_request_may_hold_keep_their_order(client):
@@ -38,18 +98,33 @@ def test_odd_texts_are_answered(client):
 def test_no_texts_are_answered_without_asking(client):
     nowhere = Client("127.0.0.1:1", timeout=1)
     assert nowhere.predict([]) == nowhere.greedy([]) == nowhere.score([], []) == []
+    assert nowhere.predict([], max_length=3) == nowhere.sample([], seed=[]) == nowhere.alternatives([], "") == []
 
 
 def test_metadata_names_the_signatures(client):
     metadata = client.metadata()
-    assert {"serving_default", "greedy", "score"} <= set(metadata)
+    assert set(metadata) >= {"serving_default", "greedy", "beam", "sample", "alternatives", "score"}
     assert metadata["serving_default"].inputs == {"text": TensorInfo("string", (None,))}
     assert metadata["serving_default"].outputs == {
         "text": TensorInfo("string", (None, 2)),
         "score": TensorInfo("float32", (None, 2)),
     }
     assert set(metadata["score"].inputs) == {"source", "target"}
-    assert metadata["score"].outputs == {"log_probability": TensorInfo("float32", (None,))}
+    assert metadata["score"].outputs == {
+        "log_probability": TensorInfo("float32", (None,)),
+        "length": TensorInfo("int32", (None,)),
+        "token_log_probability": TensorInfo("float32", (None, 3)),
+    }
+    assert metadata["beam"].inputs == {
+        "text": TensorInfo("string", (None,)),
+        "length_penalty": TensorInfo("float32", (None,)),
+        "min_length": TensorInfo("int32", (None,)),
+        "max_length": TensorInfo("int32", (None,)),
+        "prefix": TensorInfo("string", (None,)),
+        "phrases": TensorInfo("string", (None,)),
+    }
+    assert metadata["sample"].inputs["seed"] == TensorInfo("int64", (None,))
+    assert metadata["sample"].outputs["alignment"] == TensorInfo("string", (None, 2))
 
 
 def test_status_says_what_is_available(client):
@@ -87,6 +162,18 @@ def test_a_signature_of_another_kind_is_an_error_and_not_a_wrong_answer(client):
     [
         (lambda client: client.predict("one"), "needs a list of strings as 'text'"),
         (lambda client: client.score(["a"], []), "one target a source. Received: 1 sources, 0 targets"),
+        (lambda client: client.predict(["a"], max_length=[1, 2]), "one max_length for all texts, or .* 2 values, 1 te"),
+        (lambda client: client.predict(["a"], max_length=-1), "int32 numbers other than -1.* Received: -1"),
+        (lambda client: client.predict(["a"], max_length=2.0), "int32 numbers .*'max_length'. Received: 2.0"),
+        (lambda client: client.predict(["a"], max_length=2**31), "int32 numbers .* Received: 2147483648"),
+        (lambda client: client.predict(["a"], length_penalty=float("nan")), "numbers, or None .*'length_penalty'"),
+        (lambda client: client.predict(["a"], length_penalty="1"), "numbers, or None .* Received: '1'"),
+        (lambda client: client.predict(["a"], prefix=[b"b"]), "strings as 'prefix'. Received: b'b'"),
+        (lambda client: client.predict(["a"], phrases=[["b\nc"]]), "without line ends as 'phrases'. Received: 'b"),
+        (lambda client: client.predict(["a"], phrases=[[3]]), "strings without line ends as 'phrases'. Received: 3"),
+        (lambda client: client.predict(["a"], "greedy", prefix="b"), "signature 'beam' for options. .*'greedy'"),
+        (lambda client: client.sample(["a", "b"], seed=[1]), "one seed for all texts, or one a text. .* 1 values, 2"),
+        (lambda client: client.alternatives(["a"], ["b", "c"]), "one prefix for all texts, or one a text"),
         (lambda _: Client("", timeout=1), "address as 'host:port'"),
         (lambda _: Client("host:1", timeout=0), "timeout above 0 seconds. Received: timeout=0"),
         (lambda _: Client("host:1", rows=0), "rows >= 1. Received: rows=0"),

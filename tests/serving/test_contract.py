@@ -1,13 +1,18 @@
 """Contract 6: the model in process, its SavedModel and the served answer are one and the same."""
 
+import math
+
+import grpc
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.client import Client
+from serving import signatures
+from serving.client import Client, ServingError
 from serving.export import export
 from serving.server import EmbeddedServer
+from tfseq2seq import options
 from tfseq2seq.config import Decode, Model, Tokenizer
 from tfseq2seq.generation import Generator
 from tfseq2seq.model import build_model
@@ -35,7 +40,7 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def client(generator, tmp_path_factory):
+def server(generator, tmp_path_factory):
     folder = tmp_path_factory.mktemp("contract")
     export(
         generator,
@@ -45,7 +50,20 @@ def client(generator, tmp_path_factory):
         check_targets=TARGETS[:3],
         num_hypotheses=2,
     )
-    with EmbeddedServer(folder) as server, Client(server.address, rows=2) as connected:
+    with EmbeddedServer(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with Client(server.address, rows=2) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def together(server):
+    """Sends all rows in one request."""
+    with Client(server.address) as connected:
         yield connected
 
 
@@ -67,3 +85,197 @@ def test_served_greedy_answers_are_those_of_the_model(generator, client):
     served = client.greedy(SOURCES)
     assert [each.text.encode() for each in served] == expected["text"][:, 0].numpy().tolist()
     np.testing.assert_allclose([each.score for each in served], expected["score"][:, 0], rtol=1e-4)
+
+
+# One value for each of `SOURCES`; None is as exported.
+BEAM_ROWS = {
+    "length_penalty": [None, 0.0, 2.0, None, 1.0],
+    "min_length": [None, 4, None, 2, None],
+    "max_length": [3, None, 6, None, None],
+    "prefix": [None, "die", None, "k", ""],
+    "phrases": [None, None, ["a"], ["hu", "d"], None],
+}
+SAMPLE_ROWS = {
+    "length_penalty": [None, 0.0, None, 2.0, None],
+    "min_length": [None, None, 3, None, None],
+    "max_length": [None, 5, None, None, 2],
+    "temperature": [None, 0.0, 0.5, 2.0, None],
+    "top_k": [None, None, 2, 0, 5],
+    "top_p": [None, 0.5, None, 0.9, None],
+    "min_p": [0.1, None, None, 0.0, 0.5],
+    "seed": [None, 3, -(2**40), 2**62, 0],
+    "prefix": [None, "die", None, None, "e"],
+}
+
+
+def of_the_model(function, client_options, dtypes):
+    """What the model itself answers, step by step in eager mode."""
+    columns = signatures.option_columns(client_options, dtypes, len(SOURCES))
+    inputs = {name: tf.constant(values, dtypes[name]) for name, values in columns.items()}
+    return {name: values.numpy() for name, values in function(tf.constant(SOURCES), **inputs).items()}
+
+
+def check_equal(expected, served):
+    """Equal in all that is told of a hypothesis."""
+    for row, answers in enumerate(served):
+        there = np.isfinite(expected["score"][row])
+        texts = [answer.text.encode() for answer in answers]
+        assert texts == expected["text"][row][there].tolist()
+        np.testing.assert_allclose([each.score for each in answers], expected["score"][row][there], rtol=1e-4)
+        for h, answer in enumerate(answers):
+            assert answer.length == expected["length"][row][h]
+            assert answer.log_probability == pytest.approx(expected["log_probability"][row][h], rel=1e-4)
+            pairs = " ".join(f"{target}-{source}" for target, source in answer.alignment)
+            assert pairs.encode() == expected["alignment"][row][h]
+            assert len(answer.alignment) == answer.length - 1
+            tokens = expected["token_log_probability"][row][h]
+            np.testing.assert_allclose(answer.token_log_probabilities, tokens[: answer.length], rtol=1e-3, atol=1e-4)
+            np.testing.assert_array_equal(tokens[answer.length :], 0.0)
+
+
+def test_options_of_the_signatures_are_those_of_the_model():
+    beam, sample = signatures.BEAM_OPTIONS, signatures.SAMPLE_OPTIONS
+    assert (tuple(beam), tuple(sample)) == (options.BEAM_OPTIONS, options.SAMPLE_OPTIONS)
+    assert {**beam, **sample} == {name: dtype.name for name, dtype in options.ROW_OPTIONS.items()}
+    assert signatures.AS_EXPORTED["int32"] == signatures.AS_EXPORTED["int64"] == options.DEFAULT_NUMBER
+    assert signatures.PHRASE_SEPARATOR == options.PHRASE_SEPARATOR
+
+
+def test_a_served_beam_with_options_of_each_row_answers_as_the_model(generator, together):
+    asked = {**BEAM_ROWS, "phrases": signatures.join_phrases(BEAM_ROWS["phrases"])}
+    expected = of_the_model(
+        lambda text, **each: generator.beam_with(text, 2, **each), asked, signatures.BEAM_OPTIONS)
+    check_equal(expected, together.predict(SOURCES, **BEAM_ROWS))
+
+
+def test_served_draws_with_options_of_each_row_are_those_of_the_model(generator, together):
+    expected = of_the_model(
+        lambda text, **each: generator.sample_with(text, 2, **each), SAMPLE_ROWS, signatures.SAMPLE_OPTIONS)
+    check_equal(expected, together.sample(SOURCES, **SAMPLE_ROWS))
+
+
+def test_served_alternatives_are_those_of_the_model(generator, together):
+    prefixes = ["", "die", "k", "e", "hund"]
+    expected = of_the_model(
+        lambda text, prefix: generator.alternatives(text, prefix, 2), {"prefix": prefixes}, {"prefix": "string"})
+    check_equal(expected, together.alternatives(SOURCES, prefixes))
+
+
+def test_served_token_scores_are_those_of_the_model(generator, client):
+    expected = generator.score(tf.constant(SOURCES), tf.constant(TARGETS))
+    served = client.score_tokens(SOURCES, TARGETS)
+    assert [len(each) for each in served] == [len(target) + 1 for target in TARGETS]  # characters, and the end
+    for row, tokens in enumerate(served):
+        np.testing.assert_allclose(tokens, expected["token_log_probability"][row, : len(tokens)], rtol=1e-4)
+        assert sum(tokens) == pytest.approx(float(expected["log_probability"][row]), rel=1e-4)
+
+
+def same(one, other):
+    return [[each.text for each in row] for row in one] == [[each.text for each in row] for row in other]
+
+
+def test_each_row_gets_what_it_gets_when_asked_alone(together):
+    beams, draws = together.predict(SOURCES, **BEAM_ROWS), together.sample(SOURCES, **SAMPLE_ROWS)
+    for row, source in enumerate(SOURCES):
+        alone = {name: values[row : row + 1] for name, values in BEAM_ROWS.items()}
+        assert same(together.predict([source], **alone), beams[row : row + 1])
+        alone = {name: values[row : row + 1] for name, values in SAMPLE_ROWS.items()}
+        assert same(together.sample([source], **alone), draws[row : row + 1])
+
+
+def test_without_options_the_beam_gives_the_default_answers(client):
+    plain, described = client.predict(SOURCES), client.predict(SOURCES, signatures.BEAM)
+    assert same(plain, described)
+    for one, other in zip(plain, described, strict=True):
+        np.testing.assert_allclose([each.score for each in one], [each.score for each in other], rtol=1e-5)
+
+
+def test_a_score_is_the_log_probability_of_the_answer_over_its_length_penalty(client):
+    for alpha in (0.0, 1.5):
+        for row in client.predict(SOURCES, length_penalty=alpha):
+            for each in row:
+                assert each.score == pytest.approx(each.log_probability / ((5 + each.length) / 6) ** alpha, rel=1e-5)
+                assert each.log_probability == pytest.approx(sum(each.token_log_probabilities), rel=1e-5)
+
+
+def test_lengths_are_kept_to(client):
+    for row in client.predict(SOURCES, min_length=4, max_length=5):
+        assert row and all(4 <= each.length <= 5 for each in row)
+    for row in client.sample(SOURCES, min_length=3, max_length=3):
+        assert row and all(each.length == 3 for each in row)
+
+
+def test_an_answer_begins_with_its_prefix(client):
+    prefixes = ["die katze", "e", "", "hund", "zz"]
+    for answers in (client.predict(SOURCES, prefix=prefixes), client.sample(SOURCES, prefix=prefixes)):
+        assert all(each.text.startswith(prefix) for row, prefix in zip(answers, prefixes, strict=True) for each in row)
+        assert all(answers)
+
+
+def test_an_answer_contains_its_phrases(client):
+    phrases = [["katze"], ["hu", "nd"], [], ["d", "i", "e"], ["zz"]]
+    for row, needed in zip(client.predict(SOURCES, phrases=phrases), phrases, strict=True):
+        assert row and all(phrase in each.text for each in row for phrase in needed)
+
+
+def test_phrases_come_after_a_prefix(client):
+    for row in client.predict(SOURCES, prefix="die", phrases=["katze"]):
+        assert row and all(each.text.startswith("die") and "katze" in each.text[3:] for each in row)
+
+
+def test_alternatives_differ_in_the_token_after_the_prefix_and_are_the_likeliest(generator, client):
+    ends = ["", "猫", *generator.tokenizers[1].vocabulary()[4:]]  # the end, an unknown character, and all others
+    for prefix in ("", "die"):
+        for source, row in zip(SOURCES, client.alternatives(SOURCES, prefix), strict=True):
+            assert len(row) == 2
+            following = [each.text[len(prefix) : len(prefix) + 1] for each in row]  # "" is the end
+            assert following[0] != following[1] and all(each.text.startswith(prefix) for each in row)
+            # Their probabilities are those of the two likeliest of all, asked one by one.
+            found = sorted((each.token_log_probabilities[len(prefix)] for each in row), reverse=True)
+            scored = client.score_tokens([source] * len(ends), [prefix + end for end in ends])
+            likeliest = sorted((each[len(prefix)] for each in scored), reverse=True)[:2]
+            np.testing.assert_allclose(found, likeliest, rtol=1e-3)
+
+
+def test_the_same_seed_draws_the_same_and_another_one_others(client):
+    assert same(client.sample(SOURCES, seed=5), client.sample(SOURCES, seed=5))
+    assert not same(client.sample(SOURCES, seed=5), client.sample(SOURCES, seed=6))
+    assert same(client.sample(SOURCES), client.sample(SOURCES, seed=1))  # the exported one
+
+
+def test_draws_without_a_choice_are_the_greedy_answer(client):
+    greedy = [[each.text] * 2 for each in client.greedy(SOURCES)]
+    for setting in ({"temperature": 0}, {"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1}):
+        assert [[each.text for each in row] for row in client.sample(SOURCES, **setting)] == greedy
+
+
+@pytest.mark.parametrize(
+    ("signature", "asked", "reason"),
+    [
+        ("beam", {"length_penalty": [0.6, -0.5]}, r"length_penalty needs numbers of at least 0, finite.*\[-0.5\]"),
+        ("beam", {"length_penalty": math.inf}, r"length_penalty needs .*\[inf inf\]"),
+        ("beam", {"min_length": 0}, r"min_length needs numbers from 1 to 12. Received:\] \[0 0\]"),
+        ("beam", {"max_length": [None, 13]}, r"max_length needs numbers from 1 to 12. Received:\] \[13\]"),
+        ("beam", {"max_length": -2}, r"max_length needs numbers from 1 to 12"),
+        ("beam", {"min_length": 5, "max_length": [4, 6]}, r"min_length needs .* up to max_length.*\[5 5\].*\[4 6\]"),
+        ("beam", {"prefix": ["d" * 12, ""]}, r"prefix needs fewer tokens than max_length.*\[12 0\].*\[12 12\]"),
+        ("beam", {"prefix": "die", "max_length": [3, 4]}, r"prefix needs fewer tokens.*\[3 3\].*\[3 4\]"),
+        ("beam", {"phrases": ["d"] * 9}, r"phrases needs at most 8 phrases of at most 16 tokens a row.*\[9\]"),
+        ("beam", {"phrases": "d" * 17}, r"phrases needs at most 8 phrases of at most 16 tokens a row.*\[17\]"),
+        ("beam", {"phrases": ["hund", "猫"]}, r"phrases needs tokens that the model knows.*猫"),
+        ("sample", {"temperature": -1.0}, r"temperature needs numbers of at least 0, finite.*\[-1 -1\]"),
+        ("sample", {"top_k": -3}, r"top_k needs numbers of at least 0"),
+        ("sample", {"top_p": [0.0, 1.5]}, r"top_p needs numbers above 0 and at most 1. Received:\] \[0 1.5\]"),
+        ("sample", {"min_p": 1.5}, r"min_p needs numbers from 0 to 1. Received:\] \[1.5 1.5\]"),
+        ("sample", {"max_length": 0}, r"max_length needs numbers from 1 to 12"),
+        ("sample", {"prefix": "d" * 12}, r"prefix needs fewer tokens than max_length"),
+        ("alternatives", {"prefixes": "d" * 12}, r"prefix needs fewer tokens than max_length"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_reason_and_the_next_request_answered(together, signature, asked, reason):
+    ask = {"beam": together.predict, "sample": together.sample, "alternatives": together.alternatives}[signature]
+    with pytest.raises(ServingError, match=reason) as caught:
+        ask(SOURCES[:2], **asked)
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "\n" not in str(caught.value)
+    assert together.predict(SOURCES[:1], max_length=3)[0]

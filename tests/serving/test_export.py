@@ -54,13 +54,41 @@ def test_each_signature_has_a_warm_up_request_of_its_inputs(exported):
         requests[request.model_spec.signature_name] = {
             name: tf.make_ndarray(tensor).tolist() for name, tensor in request.inputs.items()
         }
-    # Shortest, middle and longest of "one", "three" and the empty line.
+    # Shortest, middle and longest of "one", "three" and the empty line, with their settings in turn.
     text = [b"one", b"three", b""]
+    assert requests.pop("sample") == {
+        "text": text,
+        "length_penalty": [IsNan()] * 3,
+        "min_length": [-1] * 3,
+        "max_length": [-1] * 3,
+        "temperature": [IsNan(), 0.0, IsNan()],
+        "top_k": [-1, -1, 3],
+        "top_p": [IsNan(), IsNan(), np.float32(0.9)],
+        "min_p": [IsNan(), IsNan(), np.float32(0.1)],
+        "seed": [-1, -1, 7],
+        "prefix": [b"u", b"t", b""],
+    }
+    assert requests.pop("beam") == {
+        "text": text,
+        "length_penalty": [IsNan(), 0.0, IsNan()],
+        "min_length": [-1, 1, -1],
+        "max_length": [-1] * 3,
+        "prefix": [b"u", b"t", b""],
+        "phrases": [b""] * 3,
+    }
     assert requests == {
         "serving_default": {"text": text},
         "greedy": {"text": text},
+        "alternatives": {"text": text, "prefix": [b"u", b"t", b""]},
         "score": {"source": text, "target": [b"un", b"trois", b""]},
     }
+
+
+class IsNan:
+    """Equal to NaN alone."""
+
+    def __eq__(self, other):
+        return np.isnan(other)
 
 
 def test_the_next_version_is_one_above_the_highest_and_a_taken_one_is_refused(exported, tmp_path):
@@ -119,7 +147,22 @@ class NeedsRows(FakeGenerator):
 
 class NotANumber(FakeGenerator):
     def score(self, source, target):
-        return {"log_probability": super().score(source, target)["log_probability"] * float("nan")}
+        return {**super().score(source, target), "log_probability": self.weight * tf.fill(tf.shape(source), np.nan)}
+
+
+class JoinedDraws(FakeGenerator):
+    def sample_with(self, text, **inputs):
+        found = super().sample_with(text, **inputs)
+        return {**found, "length": found["length"] + tf.size(text)}
+
+
+class JoinedBeam(FakeGenerator):
+    """As TensorFlow Serving must not see it: a width that follows from the batch."""
+
+    def beam_with(self, **inputs):
+        found = super().beam_with(**inputs)
+        longest = tf.maximum(tf.reduce_max(tf.strings.length(inputs["text"])), 1)
+        return {**found, "token_log_probability": tf.repeat(found["token_log_probability"], longest, 2)}
 
 
 @pytest.mark.parametrize(
@@ -133,6 +176,8 @@ class NotANumber(FakeGenerator):
         (OfPython, "calls Python from its graph"),
         (NeedsRows, "check of the SavedModel failed: .*no rows"),
         (NotANumber, r"gives log_probability \[nan\]"),
+        (JoinedDraws, r"line 2 \{.*'temperature': 0.0.*\}: .* asked for this line alone gives length \[3\], .* \[5\]"),
+        (JoinedBeam, r"signature beam, line 1 .* asked for this line alone gives token_log_probability"),
     ],
 )
 def test_a_model_that_cannot_be_trusted_is_not_exported(tmp_path, generator, message):

@@ -286,15 +286,20 @@ def test_a_model_that_fails_its_warm_up_is_not_served(exported, tmp_path):
 
 def test_without_warm_up_requests_each_signature_answers_one_row(exported, tmp_path, monkeypatch):
     shutil.copytree(exported / "1", tmp_path / "1", ignore=shutil.ignore_patterns("assets.extra"))
-    asked = []
+    asked = {}
     predict = servables.Servable.predict
     monkeypatch.setattr(
         servables.Servable,
         "predict",
-        lambda self, request: asked.append(request.model_spec.signature_name) or predict(self, request),
+        lambda self, request: (
+            asked.update({request.model_spec.signature_name: request.inputs}) or predict(self, request)
+        ),
     )
     servables.load(1, tmp_path / "1")
-    assert sorted(asked) == ["greedy", "score", "serving_default"]
+    assert sorted(asked) == ["alternatives", "beam", "greedy", "sample", "score", "serving_default"]
+    options = {name: tf.make_ndarray(each).tolist() for name, each in asked["beam"].items()}
+    assert np.isnan(options.pop("length_penalty")).tolist() == [True]  # all is as exported
+    assert options == {"text": [b""], "min_length": [-1], "max_length": [-1], "prefix": [b""], "phrases": [b""]}
 
 
 @pytest.mark.parametrize(

@@ -82,12 +82,12 @@ class History(NamedTuple):
         """Adds step t of the searches `rows`; tokens and the others [A, K], attention [A * K, S] or None."""
         beams = tokens.shape[1]
         parts = [tf.stack([tokens, parents], -1), tf.stack([gained, gained_by_ending], -1)]
-        if attention is not None:
+        if attention is not None and attention.shape[-1] != 0:
             parts.append(tf.reshape(
                 tf.cast(attention, tf.float32), [tf.shape(rows)[0], beams, tf.shape(attention)[-1]]))
         everywhere = [
             tf.scatter_nd(rows[:, None], part, tf.concat([[num_rows], tf.shape(part)[1:]], 0)) for part in parts]
-        if attention is None:
+        if len(parts) == 2:  # nothing cannot be scattered
             everywhere.append(tf.zeros([num_rows, beams, 0]))
         return History(*(array.write(t, part) for array, part in zip(self, everywhere, strict=True)))
 

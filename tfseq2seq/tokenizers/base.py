@@ -111,7 +111,8 @@ class Tokenizer(tf.Module, abc.ABC):
     def pieces(self, strings: tf.Tensor) -> tf.RaggedTensor:
         """The tokens of strings [N] as text [N, (S)], one for each id of `encode`; unknown ones as they stand there."""
         ids = self.encode(strings)
-        return ids.with_flat_values(tf.gather(tf.constant(self.vocabulary()), ids.flat_values))
+        names = tf.constant([name.replace("▁", "") for name in self.vocabulary()])
+        return ids.with_flat_values(tf.gather(names, ids.flat_values))
 
     def decode(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
         """Turns ids into strings.
