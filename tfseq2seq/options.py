@@ -94,7 +94,7 @@ class SearchOptions:
         elif method == "alternatives":
             found["alternatives_at"] = _num_tokens(prefix)
         elif method == "beam":
-            found |= {"finish": decode.finish, "stop": decode.stop}
+            found |= {"finish": decode.finish, "stop": decode.stop, "wait_for": decode.wait_for}
             if decode.num_groups > 1:
                 found |= {"num_groups": decode.num_groups, "diversity_strength": decode.diversity_strength}
             if "phrases" in requested:

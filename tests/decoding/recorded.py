@@ -106,7 +106,7 @@ def luong(scale=1.0):
 def bahdanau(query_kernel, v, g, b):
     """With the weight normalization of Salimans & Kingma, 2016, arXiv:1602.07868."""
     v = g * v / tf.norm(v)
-    return lambda query, keys: tf.tanh(keys + (query @ query_kernel)[:, None] + b) @ v[:, None]
+    return lambda query, keys: tf.einsum("nsu,u->ns", tf.tanh(keys + (query @ query_kernel)[:, None] + b), v)
 
 
 def load_addons(folder, name):
@@ -120,9 +120,8 @@ def load_addons(folder, name):
     if options["attention"] == "luong":
         score = luong(w["attention/attention_g"])
     else:
-        added = bahdanau(
+        score = bahdanau(
             w["attention/query_layer/kernel"], *(w[f"attention/attention_{part}"] for part in "vgb"))
-        score = lambda query, keys: added(query, keys)[:, :, 0]  # noqa: E731
     state = tuple(tf.constant(expected[f"initial_state/cell0/{part}"]) for part in "hc")
     return make_attentional(
         w["embedding"], [cell], tf.constant(expected["memory"]), expected["memory_lengths"],
@@ -151,9 +150,7 @@ def load_nmt(folder):
         memory, states = read_layers([cell(f"{model}/encoder/rnn/basic_lstm_cell")], source, lengths)
         cells = [cell(f"{attention}/basic_lstm_cell")]
         name = f"{attention}/bahdanau_attention"
-        added = bahdanau(
-            w(f"{name}/query_layer/kernel"), *(w(f"{name}/attention_{part}") for part in "vgb"))
-        score = lambda query, keys: added(query, keys)[:, :, 0]  # noqa: E731
+        score = bahdanau(w(f"{name}/query_layer/kernel"), *(w(f"{name}/attention_{part}") for part in "vgb"))
     else:
         memory, *both = read_both_ways(
             *([cell(f"{model}/encoder/bidirectional_rnn/{way}/basic_lstm_cell")] for way in ("fw", "bw")), source,

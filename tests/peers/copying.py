@@ -126,8 +126,8 @@ def set_marian_layer(layer, weights):
 def set_marian(model, weights):
     """A `MarianMTModel` with one table for source, target and output into a post-norm `Seq2Seq` with one table.
 
-    What is left to make the two equal: the peer's waves (see `interleaved_waves`) and epsilon, and an output layer of
-    its own (see `set_output`).
+    What is left to make the two equal: the peer's waves (see `interleaved_waves`) and epsilon, and tables that it does
+    not share (see `set_untied`).
     """
     set_table(model.target_embedding, weights["model.shared.weight"])
     for stack, side in ((model.encoder.stack, "encoder"), (model.decoder.stack, "decoder")):
@@ -135,10 +135,12 @@ def set_marian(model, weights):
             set_marian_layer(layer, part(weights, f"model.{side}.layers.{number}"))
 
 
-def set_output(model, table, bias):
-    """The output layer of a `Seq2Seq` that shares none: logits = table [V, D] output + bias [V]."""
-    model.output_layer.kernel.assign(table.T)
-    model.output_layer.bias.assign(bias)
+def set_untied(model, weights):
+    """What a `MarianMTModel` with three tables has apart, into a `Seq2Seq` with as many; the rest is `set_marian`'s."""
+    for side, embedding in (("encoder", model.source_embedding), ("decoder", model.target_embedding)):
+        set_table(embedding, weights[f"model.{side}.embed_tokens.weight"])
+    model.output_layer.kernel.assign(weights["lm_head.weight"].T)
+    model.output_layer.bias.assign(weights["final_logits_bias"][0])
 
 
 def interleaved_waves(waves):

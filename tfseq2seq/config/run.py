@@ -94,6 +94,7 @@ class Decode(Table):
     diversity_strength: NonNegative = 0.5  # what a token loses for each group before that took it, in nats
     finish: Literal["all", "best"] = "all"  # which live hypotheses may end at a step, see docs/decoding.md
     stop: Literal["bound", "current", "first"] = "bound"  # when the search for a source ends; "bound" loses nothing
+    wait_for: PositiveInt | None = None  # finished hypotheses that `stop` waits for; default: num_hypotheses
     temperature: NonNegative = 1.0  # of "sample"; 0 takes the likeliest token
     top_k: Annotated[int, Field(ge=0)] = 0  # of "sample": how many tokens may be drawn; 0 is all
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # of "sample": share of the probability that may be drawn
