@@ -68,9 +68,9 @@ class Generator(tf.Module):
         started = [model.start(each) for model, each in zip(self.models, encoded, strict=True)]
         memories, states = zip(*started, strict=True)
         if len(self.models) == 1:
-            step, state, memory = self.model.step, states[0], memories[0]
+            step, state, memory = self.model.stepper(), states[0], memories[0]
         else:
-            step = combine([model.step for model in self.models], self.weights, self.decode.ensemble)
+            step = combine([model.stepper() for model in self.models], self.weights, self.decode.ensemble)
             state, memory = states, memories
         found = search(step, state, memory, num_hypotheses=num_hypotheses, **arguments)
         if isinstance(self.tokenizers[0], SeveralSources):

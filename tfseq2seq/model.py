@@ -114,9 +114,22 @@ class Seq2Seq(keras.Model):
         """
         embedded = self.embed_target(tokens)
         output, state, attention = self.decoder.step(embedded, state, memory, training=training, **options)
-        if self.output_layer is None:
-            return tf.cast(self.target_embedding.logits_of_step(output), tf.float32), state, attention
         return self._logits(output), state, attention
+
+    def stepper(self):
+        """`step` for a search: the same function of (tokens, state, memory), with what all steps need made once.
+
+        To be called in the graph of the search, before its loop.
+        """
+        if self.output_layer is not None:
+            return self.step
+        logits_of = self.target_embedding.logits_of_steps(self.compute_dtype)
+
+        def step(tokens, state, memory):
+            output, state, attention = self.decoder.step(self.embed_target(tokens), state, memory)
+            return tf.cast(logits_of(output), tf.float32), state, attention
+
+        return step
 
     def call(self, inputs, training=False):
         return self.call_with_attention(inputs, training)[0]

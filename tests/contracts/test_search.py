@@ -25,7 +25,7 @@ class Searcher(tf.Module):
     def _beam(self, source):
         memory, state = self.model.start(self.model.encode(source))
         return search(
-            self.model.step, state, memory, batch_size=tf.shape(source)[0],
+            self.model.stepper(), state, memory, batch_size=tf.shape(source)[0],
             vocabulary_size=TARGET_IDS, beam_size=BEAM, num_hypotheses=ANSWERS,
             length_penalty=ALPHA, max_length=LONGEST)._asdict()
 

@@ -7,8 +7,19 @@ import pytest
 import tensorflow as tf
 
 from tests.layers import twins
+from tfseq2seq.layers import embedding
 from tfseq2seq.layers.bridge import Bridge
 from tfseq2seq.layers.embedding import Embedding
+
+
+@pytest.mark.parametrize("copied", [10_000, 0], ids=["transposed before", "the other way about"])
+def test_logits_of_steps_are_products_with_every_vector(copied, monkeypatch):
+    monkeypatch.setattr(embedding, "COPIED_VOCABULARY", copied)
+    layer = Embedding(7, 3)
+    layer(tf.constant([1]))
+    rows = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    found = layer.logits_of_steps("float32")(tf.constant(rows))
+    np.testing.assert_allclose(found, rows @ tf.convert_to_tensor(layer.table).numpy().T, rtol=1e-5, atol=1e-6)
 
 
 def test_embedding_looks_up_and_its_logits_are_products_with_every_vector():

@@ -47,7 +47,7 @@ class Ours(Side):
 
         memory, state = self.model.start(self.model.encode(source))
         found = search(
-            self.model.step, state, memory, batch_size=self.tf.shape(source)[0],
+            self.model.stepper(), state, memory, batch_size=self.tf.shape(source)[0],
             vocabulary_size=self.model.target_vocabulary_size, beam_size=beam_size, length_penalty=LENGTH_PENALTY,
             length_penalty_kind=self.length_penalty_kind, max_length=MAX_LENGTH)
         return found.tokens[:, 0], found.log_probabilities[:, 0]
