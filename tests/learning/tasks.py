@@ -59,8 +59,8 @@ class Learner:
     def _decode(self, source):
         memory, state = self.model.start(self.model.encode(source))
         return search(
-            self.model.stepper(), state, memory, batch_size=tf.shape(source)[0], vocabulary_size=VOCABULARY, beam_size=1,
-            max_length=LONGEST + 1).tokens[:, 0]
+            self.model.stepper(), state, memory, batch_size=tf.shape(source)[0], vocabulary_size=VOCABULARY,
+            beam_size=1, max_length=LONGEST + 1).tokens[:, 0]
 
     def sequence_accuracy(self, task, lengths=(SHORTEST, LONGEST), number=512, seed=10**6):
         """Share of unseen sequences that greedy search gets right from the first token to the last."""
