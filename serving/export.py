@@ -262,9 +262,8 @@ def _draws(signature: str, by_input: _Rows, row: int, method: str) -> bool:
 
 def _check_operations(folder: Path) -> None:
     saved = saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL).read_bytes())
-    graph = saved.meta_graphs[0].graph_def
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    found = sorted({node.op for node in nodes} & PYTHON_OPERATIONS)
+    used = saved.meta_graphs[0].meta_info_def.stripped_op_list.op  # those in functions included
+    found = sorted({operation.name for operation in used} & PYTHON_OPERATIONS)
     if found:
         raise ExportError(
             f"the model calls Python from its graph ({', '.join(found)}), which no server can do; "

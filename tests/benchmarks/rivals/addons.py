@@ -5,11 +5,11 @@ import math
 import numpy as np
 
 from tests.benchmarks import weights
-from tests.benchmarks.rivals.side import LENGTH_PENALTY, MAX_LENGTH, Side, limit_threads, up_to_end
-from tests.benchmarks.sizes import BOS, EOS, PAD, pad
+from tests.benchmarks.rivals.side import LENGTH_PENALTY, MAX_LENGTH, TensorFlowSide
+from tests.benchmarks.sizes import BOS, EOS, PAD
 
 
-class Addons(Side):
+class Addons(TensorFlowSide):
     """The recurrent model as the tutorials of tensorflow-addons put it together, in a traced function for any batch."""
 
     def __init__(self, size, path, streams):
@@ -17,8 +17,7 @@ class Addons(Side):
         import tensorflow as tf
         import tensorflow_addons as tfa
 
-        limit_threads(tf, self)
-        self.tf, self.seq2seq = tf, tfa.seq2seq
+        self.seq2seq = tfa.seq2seq
         arrays = weights.load(path)
         self.source_table, self.target_table = (tf.Variable(arrays[f"{side}_table"]) for side in ("source", "target"))
         layers = tf.keras.layers
@@ -31,7 +30,6 @@ class Addons(Side):
         self.cell = tfa.seq2seq.AttentionWrapper(
             layers.StackedRNNCells(cells), self.mechanism, attention_layer=combine)
         self.output_layer = layers.Dense(size.vocabulary_size)
-        self.functions = {}
         self._search(tf.constant([[EOS]]), 2)  # makes the weights
 
         def set_cell(layer, name):
@@ -45,17 +43,6 @@ class Addons(Side):
         context, query = np.split(arrays["combine.kernel"], 2)
         combine.set_weights([np.concatenate([query, context])])
         self.output_layer.set_weights([arrays["output.kernel"], arrays["output.bias"]])
-
-    def search(self, rows, beam_size):
-        """See `Side`. `BasicDecoder` gives logits and no log-probability."""
-        if beam_size not in self.functions:
-            signature = [self.tf.TensorSpec([None, None], self.tf.int32)]
-            self.functions[beam_size] = self.tf.function(
-                lambda source: self._search(source, beam_size), input_signature=signature)
-        tokens, log_probabilities = self.functions[beam_size](pad(rows))
-        return [
-            (up_to_end(ids), log_probability) for ids, log_probability in
-            zip(tokens.numpy().tolist(), log_probabilities.numpy().tolist())]
 
     def _search(self, source, beam_size):
         tf, seq2seq = self.tf, self.seq2seq

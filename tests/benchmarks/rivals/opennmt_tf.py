@@ -1,34 +1,18 @@
 """OpenNMT-tf on TensorFlow 2.13: its encoders, decoders and `dynamic_decode`, joined as its own models join them."""
 
 from tests.benchmarks import weights
-from tests.benchmarks.rivals.side import LENGTH_PENALTY, MAX_LENGTH, Side, limit_threads, up_to_end
-from tests.benchmarks.sizes import BOS, EOS, PAD, Size, pad
+from tests.benchmarks.rivals.side import LENGTH_PENALTY, MAX_LENGTH, TensorFlowSide
+from tests.benchmarks.sizes import BOS, EOS, PAD, Size
 from tests.peers.copying import named_attention, part
 
 
-class OpenNMT(Side):
+class OpenNMT(TensorFlowSide):
     """A traced function for any batch, as its inference runs one."""
 
     def __init__(self, size, path, streams):
         super().__init__(streams)
-        import tensorflow as tf
-
-        limit_threads(tf, self)
-        self.tf = tf
         build = _build_transformer if isinstance(size, Size) else _build_recurrent
         self.source_table, self.target_table, self.encoder, self.decoder = build(size, weights.load(path))
-        self.functions = {}
-
-    def search(self, rows, beam_size):
-        """See `Side`."""
-        if beam_size not in self.functions:
-            signature = [self.tf.TensorSpec([None, None], self.tf.int32)]
-            self.functions[beam_size] = self.tf.function(
-                lambda source: self._search(source, beam_size), input_signature=signature)
-        tokens, log_probabilities = self.functions[beam_size](pad(rows))
-        return [
-            (up_to_end(ids), log_probability) for ids, log_probability in
-            zip(tokens.numpy().tolist(), log_probabilities.numpy().tolist())]
 
     def _search(self, source, beam_size):
         from opennmt.utils.decoding import BeamSearch, GreedySearch

@@ -5,35 +5,19 @@ import os
 import numpy as np
 
 from tests.benchmarks import weights
-from tests.benchmarks.rivals.side import LENGTH_PENALTY, MAX_LENGTH, Side, limit_threads, up_to_end
+from tests.benchmarks.rivals.side import LENGTH_PENALTY, MAX_LENGTH, TensorFlowSide
 from tests.benchmarks.sizes import BOS, Size, pad
 
 
-class Ours(Side):
+class Ours(TensorFlowSide):
     """`tfseq2seq.decoding.search` over the model's step, in one traced function for any batch."""
 
     def __init__(self, size, path, streams):
-        super().__init__(streams)
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")  # as the command line does
-        import tensorflow as tf
-
-        limit_threads(tf, self)
-        self.tf = tf
+        super().__init__(streams)
         self.model = (_transformer if isinstance(size, Size) else _recurrent)(size, weights.load(path))
         # The formula of the rivals: n^alpha in Transformers and CTranslate2, GNMT's in OpenNMT-tf and Addons.
         self.length_penalty_kind = "length" if isinstance(size, Size) else "gnmt"
-        self.functions = {}
-
-    def search(self, rows, beam_size):
-        """See `Side`."""
-        if beam_size not in self.functions:
-            signature = [self.tf.TensorSpec([None, None], self.tf.int32)]
-            self.functions[beam_size] = self.tf.function(
-                lambda source: self._search(source, beam_size), input_signature=signature)
-        tokens, log_probabilities = self.functions[beam_size](pad(rows))
-        return [
-            (up_to_end(ids), log_probability) for ids, log_probability in
-            zip(tokens.numpy().tolist(), log_probabilities.numpy().tolist(), strict=True)]
 
     def score(self, rows, targets):
         """log p of each target, in nats, by teacher forcing: what any side's answers are worth."""

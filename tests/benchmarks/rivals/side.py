@@ -1,11 +1,11 @@
-"""What every side of the decoding benchmark does. Runs under each rival's interpreter: standard library only."""
+"""What every side of the decoding benchmark does. Runs under each rival's interpreter: the standard library and NumPy only."""
 
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.benchmarks.sizes import EOS
+from tests.benchmarks.sizes import EOS, pad
 
 MAX_LENGTH = 60  # target tokens, end token included; the weights end far before
 LENGTH_PENALTY = 0.6  # alpha; each side's own formula
@@ -50,7 +50,27 @@ def up_to_end(ids):
     return ids[: ids.index(EOS) + 1] if EOS in ids else ids
 
 
-def limit_threads(tensorflow, side):
-    """Gives TensorFlow the side's threads; to be called before its first operation."""
-    tensorflow.config.threading.set_intra_op_parallelism_threads(side.threads)
-    tensorflow.config.threading.set_inter_op_parallelism_threads(max(2, side.streams))
+class TensorFlowSide(Side):
+    """A side that searches in one traced function for any batch.
+
+    A subclass gives `_search(source [B, S], beam_size)`, to the best tokens [B, T] and their log-probabilities [B].
+    """
+
+    def __init__(self, streams):
+        super().__init__(streams)
+        import tensorflow
+
+        self.tf, self.functions = tensorflow, {}
+        tensorflow.config.threading.set_intra_op_parallelism_threads(self.threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(max(2, streams))
+
+    def search(self, rows, beam_size):
+        """See `Side`."""
+        if beam_size not in self.functions:
+            signature = [self.tf.TensorSpec([None, None], self.tf.int32)]
+            self.functions[beam_size] = self.tf.function(
+                lambda source: self._search(source, beam_size), input_signature=signature)
+        tokens, log_probabilities = self.functions[beam_size](pad(rows))
+        return [
+            (up_to_end(ids), log_probability) for ids, log_probability in
+            zip(tokens.numpy().tolist(), log_probabilities.numpy().tolist())]
