@@ -1,4 +1,4 @@
-"""What every side of the decoding benchmark does. Runs under each rival's interpreter: the standard library and NumPy only."""
+"""What every side of the decoding benchmark does. Runs under each rival's interpreter, with NumPy alone."""
 
 import os
 import time
