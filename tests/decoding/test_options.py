@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests import reference
@@ -229,6 +229,8 @@ def test_the_repetition_penalty_ranks_by_the_changed_and_tells_the_model_s_own(s
 
 
 @settings(max_examples=20, deadline=None)
+@example(1375382)  # the likeliest live hypothesis of a steered group is not its first
+@example(315)  # a group that is done goes on steering
 @given(SEEDS)
 def test_diverse_groups_are_those_of_the_paper(seed):
     table = random_table(seed)

@@ -197,7 +197,8 @@ def search(
                 enough = worst > -_INFINITY
             else:
                 reached = length if stop == "current" else rows_of(sources, max_length)
-                enough = worst >= live[:, 0] / tf.reshape(penalty_of(reached, alpha, length_penalty_kind), [-1])
+                best = tf.reduce_max(live, 1)  # steered groups are not in the order of their log-probabilities
+                enough = worst >= best / tf.reshape(penalty_of(reached, alpha, length_penalty_kind), [-1])
             done = tf.logical_or(done, enough)
         done = tf.logical_or(done, tf.reshape(at_end, [-1]))
         history = loop.history.write(

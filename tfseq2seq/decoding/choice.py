@@ -140,9 +140,10 @@ class Groups(Beam):
                 ended = tf.where(ended > -_INFINITY, ended + _finite(loss[:, EOS, None]), ended)
             live_found += _finite(tf.gather(loss, tokens, batch_dims=1))
             chosen.append(found._replace(ended=ended, live=live_found))
-            took = tf.logical_and(found.live > -_INFINITY, tf.logical_not(done[g])[:, None])
+            # A group of beams that is done goes on steering: the paper's algorithm knows no early end.
+            took = found.live > -_INFINITY
             if beams == 1:
-                took = tf.logical_and(took, tf.logical_not(found.over)[:, None])
+                took = tf.logical_and(took, tf.logical_not(tf.logical_or(done[g], found.over))[:, None])
                 ends = tf.logical_and(found.over, tf.logical_not(done[g]))
                 taken += tf.one_hot(EOS, width) * tf.cast(ends, tf.float32)[:, None]
             taken += tf.reduce_sum(tf.one_hot(tokens, width) * tf.cast(took, tf.float32)[:, :, None], 1)
