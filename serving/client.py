@@ -28,7 +28,9 @@ from serving.signatures import (
 
 _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
-_RANKS = {"text": 2, "score": 2, "log_probability": 2, "length": 2, "alignment": 2, "token_log_probability": 3}
+_RANKS = {
+    "text": 2, "score": 2, "log_probability": 2, "length": 2, "alignment": 2, "token_log_probability": 3,
+    "attention": 4}
 _SCORE_RANKS = {"log_probability": 1, "length": 1, "token_log_probability": 2}
 
 
@@ -43,6 +45,9 @@ class Hypothesis(NamedTuple):
         length: tokens, end token included.
         alignment: pairs (target token, source token with the most attention), both from 0, the end left out.
         token_log_probabilities: of each token in nats, end token included.
+        attention: [length, source tokens] float32, the weights of each token on those of the source, end tokens
+            included; no column is there for source tokens at the end that no hypothesis looks at, so a model without
+            attention has none. None where it was not asked for.
     """
 
     text: str
@@ -51,6 +56,7 @@ class Hypothesis(NamedTuple):
     length: int | None = None
     alignment: list[tuple[int, int]] | None = None
     token_log_probabilities: list[float] | None = None
+    attention: np.ndarray | None = None
 
 
 class TensorInfo(NamedTuple):
@@ -133,6 +139,7 @@ class Client:
     def predict(
         self, texts: Sequence[str], signature: str | None = None, *, length_penalty: Numbers = None,
         min_length: Numbers = None, max_length: Numbers = None, prefix: Strings = None, phrases: Phrases = None,
+        attention: bool = False,
     ) -> list[list[Hypothesis]]:
         """Hypotheses for each text, best first, in the order of the texts; [] where nothing permitted was found.
 
@@ -149,6 +156,8 @@ class Client:
             prefix: what an answer begins with; shorter than max_length.
             phrases: what an answer contains, at most 8 of at most 16 tokens: strings that hold for all texts,
                 or one list of strings a text.
+            attention: whether the answers come with their weights on the source: much to send, as many numbers a
+                hypothesis as the export's longest answer times its longest source.
         Raises:
             ServingError: the server cannot be reached or refuses; INVALID_ARGUMENT for a value out of its range.
             ValueError: `texts` is one string, or an option has another number of values than there are texts.
@@ -156,19 +165,21 @@ class Client:
         asked = {
             "length_penalty": length_penalty, "min_length": min_length, "max_length": max_length, "prefix": prefix,
             "phrases": join_phrases(phrases)}
-        plain = all(value is None for value in asked.values())
+        plain = all(value is None for value in asked.values()) and not attention
         if signature is None:
             signature = SERVING_DEFAULT if plain else BEAM
         if signature == BEAM:
-            return self._answers(BEAM, {"text": texts, **option_columns(asked, BEAM_OPTIONS, len(texts))})
+            columns = option_columns(asked, BEAM_OPTIONS, len(texts))
+            return self._answers(BEAM, {"text": texts, **columns}, attention)
         if not plain:
-            raise ValueError(f"Client.predict needs signature {BEAM!r} for options. Received: {signature!r}.")
+            raise ValueError(
+                f"Client.predict needs signature {BEAM!r} for options and attention. Received: {signature!r}.")
         return self._answers(signature, {"text": texts})
 
     def sample(
         self, texts: Sequence[str], *, seed: Numbers = None, temperature: Numbers = None, top_k: Numbers = None,
         top_p: Numbers = None, min_p: Numbers = None, length_penalty: Numbers = None, min_length: Numbers = None,
-        max_length: Numbers = None, prefix: Strings = None,
+        max_length: Numbers = None, prefix: Strings = None, attention: bool = False,
     ) -> list[list[Hypothesis]]:
         """Answers drawn from the model for each text, best first; the same seed gives a text the same ones again.
 
@@ -182,15 +193,18 @@ class Client:
         asked = {
             "length_penalty": length_penalty, "min_length": min_length, "max_length": max_length,
             "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, "prefix": prefix}
-        return self._answers(SAMPLE, {"text": texts, **option_columns(asked, SAMPLE_OPTIONS, len(texts))})
+        columns = option_columns(asked, SAMPLE_OPTIONS, len(texts))
+        return self._answers(SAMPLE, {"text": texts, **columns}, attention)
 
-    def alternatives(self, texts: Sequence[str], prefixes: Strings) -> list[list[Hypothesis]]:
+    def alternatives(
+        self, texts: Sequence[str], prefixes: Strings, attention: bool = False,
+    ) -> list[list[Hypothesis]]:
         """What else might stand after a prefix: its likeliest next tokens, each gone on with greedily, best first.
 
         Args and errors as `predict`; `prefixes` is one for all texts, or one a text.
         """
         columns = option_columns({"prefix": prefixes}, {"prefix": "string"}, len(texts))
-        return self._answers(ALTERNATIVES, {"text": texts, **columns})
+        return self._answers(ALTERNATIVES, {"text": texts, **columns}, attention)
 
     def greedy(self, texts: Sequence[str]) -> list[Hypothesis]:
         """The answer of the likeliest token at each step, one a text. Raises as `predict`."""
@@ -248,9 +262,12 @@ class Client:
             name, request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=response.FromString)
 
-    def _answers(self, signature: str, inputs: dict[str, Sequence[Any]]) -> list[list[Hypothesis]]:
+    def _answers(
+        self, signature: str, inputs: dict[str, Sequence[Any]], attention: bool = False,
+    ) -> list[list[Hypothesis]]:
         known = SIGNATURES.get(signature, SIGNATURES[SERVING_DEFAULT])
-        ranks = {name: _RANKS[name] for name in known.outputs if name in _RANKS}
+        ranks = {
+            name: _RANKS[name] for name in known.outputs if name in _RANKS and (attention or name != "attention")}
         rows = self._rows(signature, inputs, ranks)
         # -inf fills up where fewer hypotheses exist.
         return [
@@ -284,7 +301,7 @@ class Client:
     def _piece(
         self, signature: str, inputs: dict[str, list[Any]], dtypes: dict[str, str], ranks: dict[str, int]
     ) -> dict[str, np.ndarray]:
-        request = protocol.PredictRequest(model_spec=self._model_spec(signature))
+        request = protocol.PredictRequest(model_spec=self._model_spec(signature), output_filter=list(ranks))
         for name, rows in inputs.items():
             request.inputs[name].CopyFrom(
                 protocol.strings_to_tensor(rows) if dtypes[name] == "string"
@@ -341,9 +358,14 @@ def _hypothesis(outputs: Mapping[str, Any], h: int) -> Hypothesis:
         return Hypothesis(text, score)
     pairs = [pair.split("-") for pair in outputs["alignment"][h].decode().split()]
     length = int(outputs["length"][h])
+    attention = None
+    if "attention" in outputs:
+        looked_at = np.flatnonzero(outputs["attention"].any((0, 1)))
+        attention = outputs["attention"][h, :length, : looked_at[-1] + 1 if looked_at.size else 0]
     return Hypothesis(
         text, score, float(outputs["log_probability"][h]), length,
-        [(int(target), int(source)) for target, source in pairs], outputs["token_log_probability"][h][:length].tolist())
+        [(int(target), int(source)) for target, source in pairs], outputs["token_log_probability"][h][:length].tolist(),
+        attention)
 
 
 def _infos(tensors: Any) -> dict[str, TensorInfo]:

@@ -42,14 +42,16 @@ class Signature(NamedTuple):
     outputs: tuple[str, ...]
 
 
-# Outputs of signatures that answer texts, H hypotheses a row, best first; L is the longest answer of the export.
+# Outputs of signatures that answer texts, H hypotheses a row, best first; L is the longest answer of the export, and S
+# its longest source.
 OUTPUTS = {
     "text": "[N, H] string",
     "score": "[N, H] float32: log-probability / length penalty; -inf where no hypothesis exists",
     "log_probability": "[N, H] float32, nats",
     "length": "[N, H] int32, tokens, end token included",
     "alignment": '[N, H] string: "0-0 1-2", target token - source token with the most attention, the end left out',
-    "token_log_probability": "[N, H, L] float32, nats; 0 after the end"}
+    "token_log_probability": "[N, H, L] float32, nats; 0 after the end",
+    "attention": "[N, H, L, S] float32, weights of each token on the source tokens, end tokens included; else 0"}
 _ANSWERS = ("text", "score")
 SIGNATURES = {
     SERVING_DEFAULT: Signature({"text": "string"}, _ANSWERS),

@@ -70,6 +70,31 @@ def test_forbidden_words_and_phrases_are_in_no_answer(generator_of):
     assert not any(word in text.split() or phrase in text for text in flat(found))
 
 
+def test_renormalized_answers_of_a_file_are_all_that_there_is(generator_of, tmp_path):
+    lines = ["a dog", "a cat", "dogs"]
+    (tmp_path / "answers.txt").write_text("\n".join(lines), encoding="utf-8")
+    decode = {"only_from": str(tmp_path / "answers.txt"), "length_penalty": 0.0, "renormalize": True}
+    found = generator_of(**decode).beam(tf.constant(SOURCES), 3)
+    assert {text.decode() for text in found["text"].numpy().ravel()} == set(lines)
+    np.testing.assert_allclose(np.exp(found["score"]).sum(1), 1.0, rtol=1e-5)
+
+
+def test_an_end_that_comes_too_early_or_at_the_limit_changes_the_score_where_asked(generator_of):
+    nothing = {name: tf.fill([len(SOURCES)], value) for name, value in (
+        ("length_penalty", np.nan), ("min_length", -1), ("max_length", -1), ("prefix", ""), ("phrases", ""))}
+    decode = {"length_penalty": 0.0, "min_length": 3, "max_length": 3}
+    found = generator_of(**decode, renormalize=True, free_end=True).beam_with(tf.constant(SOURCES), 3, **nothing)
+    each, first = found["token_log_probability"].numpy(), generator_of().score(tf.constant(SOURCES), tf.fill([3], ""))
+    words = each[:, :, :2].sum(-1)
+    assert (found["score"].numpy() > words + 1e-3).all()  # the end's share came to the words
+    # At the first step it is known: the probability of ending there, which is that of the empty answer.
+    shared = words - np.log1p(-np.exp(first["log_probability"].numpy()))[:, None]
+    assert (found["score"].numpy() >= shared - 1e-5).all()
+    free = generator_of(**decode, free_end=True).beam_with(tf.constant(SOURCES), 3, **nothing)
+    np.testing.assert_allclose(free["score"], free["token_log_probability"].numpy()[:, :, :2].sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(free["log_probability"], free["token_log_probability"].numpy().sum(-1), rtol=1e-5)
+
+
 def test_answers_are_those_of_a_file_and_the_likeliest_of_them_comes_first(generator_of, tmp_path):
     lines = ["a dog", "cats", "dogs and cats runs"]
     (tmp_path / "answers.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")

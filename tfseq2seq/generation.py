@@ -161,12 +161,16 @@ class Generator(tf.Module):
             "text" [N, H] string; "score" [N, H] float32; "log_probability" [N, H] float32, nats; "length" [N, H]
             int32, tokens with the end token; "alignment" [N, H] string, for each token but the end the source token
             with the most attention, as "0-0 1-2" (target-source); "token_log_probability" [N, H, L] float32, L the
-            recipe's max_length.
+            recipe's max_length; "attention" [N, H, L, S] float32, for each of these tokens its weights on the source
+            tokens, the end token among them, S is `max_source_length`; 0 beyond either end, and where the model has
+            no attention.
         """
+        attention = _to_width(hypotheses.attention, self.max_source_length)
         return {
             **strings, "log_probability": hypotheses.log_probabilities, "length": hypotheses.lengths,
             "alignment": alignments(hypotheses, source),
-            "token_log_probability": _to_width(hypotheses.token_log_probabilities, self.decode.max_length)}
+            "token_log_probability": _to_width(hypotheses.token_log_probabilities, self.decode.max_length),
+            "attention": _to_width(attention, self.decode.max_length, axis=2)}
 
     def _texts(self, text, hypotheses):
         shape = tf.shape(hypotheses.tokens)
@@ -238,12 +242,13 @@ class Generator(tf.Module):
         return source_tokens, [vocabularies[1][i] for i in ids], weights
 
 
-def _to_width(values, width):
-    """[..., T] to [..., width], cut or filled with 0."""
-    values = values[..., :width]
-    missing = width - tf.shape(values)[-1]
-    padded = tf.pad(values, [[0, 0]] * (values.shape.rank - 1) + [[0, missing]])
-    return tf.ensure_shape(padded, [*values.shape[:-1], width])
+def _to_width(values, width, axis=-1):
+    """The values with an axis of this width, cut or filled with 0."""
+    axis %= values.shape.rank
+    values = values[(slice(None),) * axis + (slice(width),)]
+    missing = [[0, width - tf.shape(values)[i] if i == axis else 0] for i in range(values.shape.rank)]
+    return tf.ensure_shape(
+        tf.pad(values, missing), [*values.shape[:axis], width, *values.shape[axis + 1 :]])
 
 
 def to_answers(strings: dict[str, tf.Tensor]) -> list[list[Answer]]:

@@ -12,6 +12,8 @@ from tfseq2seq.decoding.processors import (
     forbid_phrases,
     forbid_tokens,
     force_prefix,
+    free_end_at,
+    no_end_before,
     only_from,
     penalize_repetition,
 )
@@ -83,9 +85,7 @@ class SearchOptions:
             "batch_size": tf.shape(source)[0], "vocabulary_size": self.vocabulary_size, "beam_size": beam_size,
             "length_penalty": self._row(requested, "length_penalty", decode.length_penalty),
             "length_penalty_kind": decode.length_penalty_kind, "coverage_penalty": decode.coverage_penalty,
-            "max_length": limit, "min_length": least,
-            "processors": self._processors(prefix),
-            "reshapers": [penalize_repetition(decode.repetition_penalty)] if decode.repetition_penalty != 1 else []}
+            "max_length": limit, "min_length": least, **self._processors(prefix, limit, least)}
         if method == "sample":
             settings = {name: self._row(requested, name, getattr(decode, name)) for name in (
                 "temperature", "top_k", "top_p", "min_p")}
@@ -120,7 +120,18 @@ class SearchOptions:
             least = tf.minimum(least, limit)
         return limit, least
 
-    def _processors(self, prefix):
+    def _processors(self, prefix, limit, least):
+        """The arguments `processors` and `reshapers`."""
+        decode = self.decode
+        reshapers = [penalize_repetition(decode.repetition_penalty)] if decode.repetition_penalty != 1 else []
+        constraints = self._constraints(prefix)
+        if decode.renormalize:
+            reshapers, constraints = [*reshapers, *constraints, no_end_before(least)], []
+        if decode.free_end:
+            reshapers.append(free_end_at(limit))
+        return {"processors": constraints, "reshapers": reshapers}
+
+    def _constraints(self, prefix):
         decode, found = self.decode, []
         single = [ids[0] for ids in self.forbidden if len(ids) == 1]
         longer = [ids for ids in self.forbidden if len(ids) > 1]

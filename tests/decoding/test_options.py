@@ -32,6 +32,8 @@ from tfseq2seq.decoding.processors import (
     forbid_phrases,
     forbid_tokens,
     force_prefix,
+    free_end_at,
+    no_end_before,
     only_from,
     penalize_repetition,
 )
@@ -205,6 +207,79 @@ def penalized(table, b, factor):
         return reference.log_softmax(row)
 
     return log_probabilities
+
+
+def permitted_alone(table, b, valid):
+    """Log-probabilities where what is forbidden is taken out and the rest made to sum to 1, from the definition."""
+    logits = logits_of(table, b)
+
+    def log_probabilities(tokens):
+        row = logits(tokens).astype(np.float64)
+        fine = np.array([valid([*tokens[1:], token]) for token in range(VOCABULARY)])
+        row[~fine] = -np.inf
+        return reference.log_softmax(row) if fine.any() else row
+
+    return log_probabilities
+
+
+RENORMALIZED = [name for name in CONSTRAINTS if "phrases" not in name]
+
+
+@pytest.mark.parametrize("name", RENORMALIZED)
+def test_a_constraint_can_give_its_share_to_what_it_permits(name):
+    make_options, valid = CONSTRAINTS[name]
+
+    def as_reshapers(tensors):
+        return {"reshapers": make_options(tensors)["processors"]}
+
+    @settings(max_examples=8, deadline=None)
+    @given(SEEDS)
+    def run(seed):
+        table = random_table(seed, 1)
+        found, model = search_all(table, as_reshapers, **WIDE), log_probabilities_of(table, 0)
+        expected = reference.exhaustive(permitted_alone(table, 0, valid), VOCABULARY, 1.0, STEPS, valid=valid)
+        assume(reference.gap([item[0] for item in expected], 20) > NOISE)
+        assert all_tokens(found, 0) == [item[2] for item in expected[:20]]
+        assert_close(found.scores[0][: len(expected)], [item[0] for item in expected[:20]])
+        for h, tokens in enumerate(all_tokens(found, 0)):
+            assert_close(found.log_probabilities[0, h], sum(
+                model([BOS, *tokens[:i]])[token] for i, token in enumerate(tokens)))
+
+    run()
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS)
+def test_an_end_too_early_gives_its_share_away_and_one_at_the_limit_is_free(seed):
+    table, least, most = random_table(seed), np.array([1, 2, 3], np.int32), np.array([4, 2, 5], np.int32)
+    found = answers(
+        table, lambda_ends, {"min_length": least, "max_length": most}, beam_size=3, num_hypotheses=3,
+        length_penalty=0.6)
+
+    def changed(b):
+        logits = logits_of(table, b)
+
+        def log_probabilities(tokens):
+            row = logits(tokens).astype(np.float64)
+            if len(tokens) == most[b]:  # BOS among them
+                return np.where(np.arange(VOCABULARY) == EOS, 0.0, -np.inf)
+            if len(tokens) < least[b]:
+                row[EOS] = -np.inf
+            return reference.log_softmax(row)
+
+        return log_probabilities
+
+    for b in range(SOURCES):
+        expected, closest = reference.textbook_beam(changed(b), VOCABULARY, 3, 0.6, most[b], least[b])
+        assume(closest > NOISE)
+        assert all_tokens(found, b) == [item[2] for item in expected[:3]]
+        assert_close(found.scores[b][: len(expected)], [item[0] for item in expected[:3]])
+
+
+def lambda_ends(tensors):
+    return {
+        **tensors,
+        "reshapers": [no_end_before(tensors["min_length"]), free_end_at(tensors["max_length"])]}
 
 
 def less_repetition(_):

@@ -176,12 +176,3 @@ def assert_same(found, expected, scored=True, at_least=0.9):
         np.testing.assert_allclose(
             [score for row in whole for _, score in found[row]],
             [score for row in whole for _, score in expected[row]], atol=1e-4)
-
-
-def free_end(max_length):
-    """A reshaper: at this length the end token costs nothing."""
-    def reshape(logits, past):
-        forced = tf.where(tf.range(logits.shape[2]) == EOS, 0.0, -np.inf) + tf.zeros_like(logits)
-        return tf.where(past.length == max_length - 1, forced, logits)
-
-    return reshape

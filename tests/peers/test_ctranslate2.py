@@ -16,7 +16,14 @@ import pytest
 import tensorflow as tf
 
 from tfseq2seq.decoding import search
-from tfseq2seq.decoding.processors import block_ngrams, forbid_phrases, force_prefix, penalize_repetition
+from tfseq2seq.decoding.processors import (
+    block_ngrams,
+    forbid_phrases,
+    force_prefix,
+    free_end_at,
+    no_end_before,
+    penalize_repetition,
+)
 from tfseq2seq.structures import BOS, EOS, PAD, UNK
 
 REASON = "needs CTranslate2, PyTorch and Transformers: see tests/peers/README.md"
@@ -81,15 +88,6 @@ def beam(beams=BEAMS, length_penalty=1.0, **options):
         "length_penalty_kind": "length", "finish": "best", "stop": "first", "wait_for": beams, **options}
 
 
-def no_end_before(tokens):
-    """A reshaper: outputs have at least so many tokens before the end, their `min_decoding_length`."""
-    def reshape(logits, past):
-        without = tf.where(tf.range(logits.shape[2]) == EOS, -np.inf, logits)
-        return tf.where(past.length < tokens, without, logits)
-
-    return reshape
-
-
 def test_outputs_are_worth_comparing(models, source):
     """They end, they differ, and a beam finds other ones than greedy search."""
     greedy, wide = translate(models[0], source, 1), translate(models[0], source)
@@ -146,7 +144,7 @@ def test_coverage_penalties_are_theirs(models, source, length_penalty, coverage_
 def test_least_lengths_are_theirs_which_leave_the_distribution(models, source, least):
     translator, model = models
     expected = translate(translator, source, min_decoding_length=least)
-    small.assert_same(small.search_ours(model, source, reshapers=[no_end_before(least)], **beam()), expected)
+    small.assert_same(small.search_ours(model, source, reshapers=[no_end_before(least + 1)], **beam()), expected)
 
 
 @pytest.mark.parametrize("limit", [4, 8])
@@ -167,7 +165,7 @@ def test_prefixes_are_theirs_which_cost_nothing(models, source, length_penalty):
     expected = translate(
         translator, source, target_prefix=as_words(prefix), min_decoding_length=3, length_penalty=length_penalty)
     found = small.search_ours(
-        model, source, reshapers=[no_end_before(3), force_prefix(tf.constant(prefix))],
+        model, source, reshapers=[no_end_before(4), force_prefix(tf.constant(prefix))],
         **beam(length_penalty=length_penalty))
     small.assert_same(found, expected)
 
@@ -201,7 +199,7 @@ def test_options_work_together_as_theirs(models, source):
         no_repeat_ngram_size=2, suppress_sequences=as_words(BAD), coverage_penalty=0.3, length_penalty=0.8,
         max_batch_size=1)
     reshapers = [
-        penalize_repetition(1.2), block_ngrams(2), forbid_phrases(BAD), no_end_before(2),
+        penalize_repetition(1.2), block_ngrams(2), forbid_phrases(BAD), no_end_before(3),
         force_prefix(tf.constant(prefix))]
     found = small.search_ours(
         model, source, reshapers=reshapers, **beam(length_penalty=0.8, coverage_penalty=0.3))
@@ -209,10 +207,10 @@ def test_options_work_together_as_theirs(models, source):
 
 
 RECORDED = {
-    "greedy": beam(1, reshapers=[no_end_before(1)]),
-    "beam4": beam(reshapers=[no_end_before(1)]),
-    "beam4_no_repeat_ngram2": beam(reshapers=[block_ngrams(2), no_end_before(1)]),
-    "beam4_min_decoding_length5": beam(reshapers=[no_end_before(5)]),
+    "greedy": beam(1, reshapers=[no_end_before(2)]),
+    "beam4": beam(reshapers=[no_end_before(2)]),
+    "beam4_no_repeat_ngram2": beam(reshapers=[block_ngrams(2), no_end_before(2)]),
+    "beam4_min_decoding_length5": beam(reshapers=[no_end_before(6)]),
 }
 
 
@@ -244,7 +242,7 @@ def test_recorded_outputs_that_were_cut_at_the_limit_are_ours_with_a_free_end_af
         small.history_step(model, read, write), small.no_history(source),
         small.encode_theirs(model, source, source != start), batch_size=len(source),
         vocabulary_size=4 + model.config.vocab_size, max_length=25,
-        **{**options, "reshapers": [*options["reshapers"], small.free_end(25)]}))
+        **{**options, "reshapers": [*options["reshapers"], free_end_at(25)]}))
     for hypotheses, each in zip(found, rows, strict=True):
         assert [tokens for tokens, _ in hypotheses] == [
             [number + 4 for number in tokens] + [EOS] for tokens in each[name]["ids"]]

@@ -17,6 +17,7 @@ from tfseq2seq.decoding.processors import (
     forbid_phrases,
     forbid_tokens,
     force_prefix,
+    free_end_at,
     needs_past,
     penalize_repetition,
 )
@@ -168,7 +169,7 @@ def test_a_prefix_given_to_their_decoder_costs_nothing(models, source):
 def test_an_end_forced_at_the_limit_is_theirs_which_costs_nothing(models, source, limit):
     model, ours = models
     expected = generate(model, source, max_new_tokens=limit, forced_eos_token_id=EOS)
-    found = ours(source, reshapers=[small.free_end(limit)], **{**beam(), "max_length": limit})
+    found = ours(source, reshapers=[free_end_at(limit)], **{**beam(), "max_length": limit})
     assert sum(len(tokens) == limit for each in expected for tokens, _ in each) > SOURCES / 4
     small.assert_same(found, expected, at_least=1.0)
 
@@ -190,7 +191,7 @@ def test_options_work_together_as_theirs(models, source):
     prefix = tf.fill([SOURCES, 1], 7)
     found = ours(
         source, min_length=4, processors=[block_ngrams(2), forbid_phrases(BAD)],
-        reshapers=[force_prefix(prefix), small.free_end(9)], **{**beam("never", length_penalty=0.6), "max_length": 9})
+        reshapers=[force_prefix(prefix), free_end_at(9)], **{**beam("never", length_penalty=0.6), "max_length": 9})
     small.assert_same(found, expected, at_least=1.0)
 
 

@@ -4,6 +4,9 @@ import types
 
 import tensorflow as tf
 
+# Of at most three tokens and four of the source: an answer has two, a source three.
+ATTENTION = [[1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]]
+
 
 class FakeGenerator(tf.Module):
     """Knows one word ("one" -> "un") from a table and writes all others in capitals.
@@ -13,7 +16,7 @@ class FakeGenerator(tf.Module):
 
     With options, an answer begins with the prefix and ends in "|" and the other options as they came in, with ":"
     between; the length penalty is taken from the score. Its log-probability is the score before that, all of it the
-    first of two tokens', and its alignment "0-0 1-2".
+    first of two tokens', its alignment "0-0 1-2", and its attention `ATTENTION`.
     """
 
     def __init__(self):
@@ -67,6 +70,7 @@ class FakeGenerator(tf.Module):
             "length": tf.cast(nothing, tf.int32) + 2,
             "alignment": tf.where(nothing == 0, "0-0 1-2", ""),
             "token_log_probability": tf.stack([plain["score"], nothing, nothing], 2),
+            "attention": tf.ones_like(plain["score"])[:, :, None, None] * ATTENTION,
         }
 
 

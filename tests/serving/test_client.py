@@ -1,6 +1,7 @@
 """The client against the embedded server, over a real port."""
 
 import grpc
+import numpy as np
 import pytest
 
 from serving.client import Client, Hypothesis, ServingError, TensorInfo, VersionStatus
@@ -53,6 +54,18 @@ def test_an_option_of_all_texts_or_of_each_goes_with_its_text_and_the_rest_is_as
 def test_phrases_are_those_of_all_texts_or_of_each(client, phrases, sent):
     rows = client.predict(["x", "y"], phrases=phrases)
     assert [row[0].text.partition(":")[2].partition(":")[2] for row in rows] == sent
+
+
+def test_attention_comes_where_it_is_asked_for(client):
+    for rows in (
+        client.predict(["one", "x"], attention=True), client.sample(["one"], attention=True),
+        client.alternatives(["one"], "", attention=True),
+    ):
+        # Neither after the answer's two tokens nor after the source's three.
+        np.testing.assert_array_equal(rows[0][1].attention, [[1.0, 0.0, 0.0], [0.25, 0.25, 0.5]])
+    assert client.predict(["one"], signature=BEAM)[0][0].attention is None
+    with pytest.raises(ValueError, match="needs signature 'beam' for options and attention. Received: 'greedy'"):
+        client.predict(["one"], "greedy", attention=True)
 
 
 def test_every_setting_of_draws_arrives(client):
@@ -171,7 +184,7 @@ def test_a_signature_of_another_kind_is_an_error_and_not_a_wrong_answer(client):
         (lambda client: client.predict(["a"], prefix=[b"b"]), "strings as 'prefix'. Received: b'b'"),
         (lambda client: client.predict(["a"], phrases=[["b\nc"]]), "without line ends as 'phrases'. Received: 'b"),
         (lambda client: client.predict(["a"], phrases=[[3]]), "strings without line ends as 'phrases'. Received: 3"),
-        (lambda client: client.predict(["a"], "greedy", prefix="b"), "signature 'beam' for options. .*'greedy'"),
+        (lambda client: client.predict(["a"], "greedy", prefix="b"), "signature 'beam' for options .*'greedy'"),
         (lambda client: client.sample(["a", "b"], seed=[1]), "one seed for all texts, or one a text. .* 1 values, 2"),
         (lambda client: client.alternatives(["a"], ["b", "c"]), "one prefix for all texts, or one a text"),
         (lambda _: Client("", timeout=1), "address as 'host:port'"),

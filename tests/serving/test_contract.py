@@ -148,6 +148,25 @@ def test_a_served_beam_with_options_of_each_row_answers_as_the_model(generator, 
     check_equal(expected, together.predict(SOURCES, **BEAM_ROWS))
 
 
+def test_served_attention_is_that_of_the_model(generator, together):
+    expected = generator.beam_with(
+        tf.constant(SOURCES), 2, **{
+            name: tf.constant(values, signatures.BEAM_OPTIONS[name])
+            for name, values in signatures.option_columns(
+                dict.fromkeys(signatures.BEAM_OPTIONS), signatures.BEAM_OPTIONS, len(SOURCES)).items()})
+    expected = {name: values.numpy() for name, values in expected.items()}
+    check_equal(expected, together.predict(SOURCES, signature="beam"))
+    for row, answers in enumerate(together.predict(SOURCES, attention=True)):
+        source_tokens = min(len(generator.tokenizers[0].encode([SOURCES[row]])[0]) + 1, 20)  # and the end; cut at 20
+        for h, answer in enumerate(answers):
+            assert answer.attention.shape == (answer.length, source_tokens)
+            np.testing.assert_allclose(answer.attention.sum(1), 1.0, rtol=1e-5)  # a softmax, none of it cut off
+            np.testing.assert_allclose(
+                answer.attention, expected["attention"][row, h, : answer.length, :source_tokens], atol=1e-4)
+            assert [np.argmax(weights[:-1]) for weights in answer.attention[:-1]] == [
+                source for _, source in answer.alignment]
+
+
 def test_served_draws_with_options_of_each_row_are_those_of_the_model(generator, together):
     expected = of_the_model(
         lambda text, **each: generator.sample_with(text, 2, **each), SAMPLE_ROWS, signatures.SAMPLE_OPTIONS)

@@ -104,6 +104,8 @@ class Decode(Table):
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0  # Keskar et al., 2019; 1 turns it off
     block_ngrams: Annotated[int, Field(ge=0)] = 0  # no n target tokens twice; 0 turns it off
     forbidden: list[str] = []  # words and phrases that no answer contains, as the target tokenizer cuts them
+    renormalize: bool = False  # what constraints forbid goes to the other tokens, also in scores (as in CTranslate2)
+    free_end: bool = False  # the end token that max_length forces costs nothing (as Marian's and BART's forced end)
     only_from: str | None = None  # a file with one string a line; each answer is one of them
     replace_unknown: bool = False  # put the source token with the most attention in the place of an unknown one
     others: list[str] = []  # folders of runs with the same tokenizers, whose best checkpoints answer along

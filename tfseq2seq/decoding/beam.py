@@ -108,7 +108,7 @@ def search(
         phrases: [B, C, L] int32, padded by PAD: each answer contains all of its source's phrases (Post & Vilar, 2018,
             arXiv:1804.06609; beams are shared out as by Hu et al., 2019, N19-1090).
         reshapers: functions (logits [R, K, V], Past) -> logits that change the distribution, see `processors`; the
-            score is then that of the changed distribution.
+            score is then that of the changed distribution, and what they forbid by -inf goes to the other tokens.
         processors: likewise functions that forbid tokens by -inf; they change no probability, and no score.
         finish: "all": every live hypothesis may end at each step; "best": only one whose end is among the K best
             extensions, ends counted, as in Transformers and CTranslate2.
@@ -135,6 +135,7 @@ def search(
     # The maximum of no rows is the least int32, and a search without a step would leave nothing to read.
     longest = tf.maximum(tf.reduce_max(max_length), 1) if tf.is_tensor(max_length) else max_length
 
+    changes = (*reshapers, *processors)
     choice: Beam
     if sampling is not None:
         choice = Sampled(sampling, beam_size)
@@ -151,6 +152,11 @@ def search(
         """A setting of each row's source: a number for all as it is, [B] as [R, 1]."""
         return tf.gather(value, sources)[:, None] if tf.is_tensor(value) and value.shape.rank else value
 
+    def normalizer_of(logits):
+        normalizer = log_sum_exp(logits)
+        # Where a reshaper left nothing, all stays impossible.
+        return tf.where(tf.math.is_nan(normalizer), 0.0, normalizer) if reshapers else normalizer
+
     def body(*loop):
         loop = _Loop(*loop)
         num_active = tf.shape(loop.active)[0]
@@ -162,12 +168,12 @@ def search(
             past_tokens = tf.reshape(past_tokens, [-1, beams, tf.shape(past_tokens)[-1]])
         past = Past(loop.t, past_tokens, sources)
         logits, normalizer, length = original, None, loop.t + 1
-        for reshape in reshapers:
-            logits = reshape(logits, past)
-        if reshapers or processors or choice.needs_normalizer:
-            normalizer = log_sum_exp(logits)
-        for process, of_process in zip(processors, loop.carried.processors, strict=True):
+        for number, (process, of_process) in enumerate(zip(changes, loop.carried.processors, strict=True)):
+            if number == len(reshapers):
+                normalizer = normalizer_of(logits)
             logits = process(logits, past, of_process) if hasattr(process, "start") else process(logits, past)
+        if normalizer is None and (reshapers or choice.needs_normalizer):
+            normalizer = normalizer_of(logits)
         at_end = length >= rows_of(sources, max_length)  # [R, 1] or scalar
         turn = Turn(
             logits, loop.live, normalizer, past, loop.carried.choice, length < rows_of(sources, min_length), at_end,
@@ -229,7 +235,7 @@ def search(
         carried = carried._replace(
             processors=tuple(
                 process.advance(of_process, tokens, chosen) if hasattr(process, "start") else of_process
-                for process, of_process in zip(processors, carried.processors, strict=True)),
+                for process, of_process in zip(changes, carried.processors, strict=True)),
             choice=choice.advance(carried.choice, tokens, chosen))
         return _Loop(
             length, active, tokens, carried, memory, live, live_truth if reshapers else (), done, pool, history)
@@ -240,14 +246,14 @@ def search(
         return tf.logical_or(loop.t == 0, tf.logical_not(tf.reduce_all(loop.done)))
 
     num_rows, num_all = batch_size * num_groups, batch_size * beam_size
-    remembers = choice.needs_past or any(getattr(each, "needs_past", False) for each in (*reshapers, *processors))
+    remembers = choice.needs_past or any(getattr(each, "needs_past", False) for each in changes)
     source_steps = tf.shape(source_mask)[1] if coverage_penalty else 0
     first = _Loop(
         t=tf.constant(0), active=tf.range(batch_size), tokens=tf.fill([num_all], BOS),
         carried=_Carried(
             tile(state, beam_size), tf.zeros([num_all, longest], tf.int32) if remembers else (),
             tf.zeros([num_all, source_steps]) if coverage_penalty else (),
-            tuple(each.start(num_all) if hasattr(each, "start") else () for each in processors),
+            tuple(each.start(num_all) if hasattr(each, "start") else () for each in changes),
             choice.start(num_all)),
         memory=memory,
         # All hypotheses of a search are alike before the first step: only one may be extended.

@@ -1,9 +1,10 @@
 """What may come next: one small function for each constraint.
 
 A processor reads the logits of R searches of K hypotheses, [R, K, V], and their `Past`. What it forbids it sets to
--inf; probabilities, and so the scores, stay the model's. The one that changes probabilities, `penalize_repetition`,
-is a reshaper, see `search`. A processor with `needs_past` is given the tokens so far. One that keeps something of each
-hypothesis has `start(N)`, which gives a nest of [N, ...] tensors, and `advance(state, tokens [N], past)`.
+-inf; probabilities, and so the scores, stay the model's. `search` takes one as a reshaper too: then what is left is
+made to sum to 1 again, as in CTranslate2. `penalize_repetition`, `no_end_before` and `free_end_at` make sense as
+reshapers alone. A processor with `needs_past` is given the tokens so far. One that keeps something of each hypothesis has
+`start(N)`, which gives a nest of [N, ...] tensors, and `advance(state, tokens [N], past)`.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfseq2seq.decoding.trie import Trie
-from tfseq2seq.structures import PAD
+from tfseq2seq.structures import EOS, PAD
 
 _INFINITY = float("inf")
 
@@ -80,8 +81,11 @@ def block_ngrams(size):
         same = tf.zeros_like(past.tokens[:, :, :1], tf.bool) | same
         for i in range(size - 1):
             same &= past.tokens[:, :, i : i + windows] == begun[:, :, i, None]
-        following = tf.where(same, past.tokens[:, :, size - 1 :], PAD)  # [R, K, W]; PAD is forbidden anyway
-        return _lower(logits, following, -_INFINITY)
+        following = tf.where(same, past.tokens[:, :, size - 1 :], PAD)  # [R, K, W]
+        most = tf.where(same, -_INFINITY, _INFINITY)  # PAD keeps its logit
+        flat = tf.tensor_scatter_nd_min(
+            tf.reshape(logits, [-1, logits.shape[2]]), _places(following), tf.reshape(most, [-1]))
+        return tf.ensure_shape(tf.reshape(flat, tf.shape(logits)), logits.shape)
 
     return process
 
@@ -128,6 +132,40 @@ def force_prefix(prefix):
     return process
 
 
+def no_end_before(min_length):
+    """A reshaper: the probability of an end that would be too early goes to the other tokens.
+
+    `search`'s own `min_length` leaves probabilities as they are.
+
+    Args:
+        min_length: tokens, end token included; int or [B] int32.
+    """
+
+    def process(logits, past):
+        least = tf.convert_to_tensor(min_length)
+        least = tf.gather(least, past.sources)[:, None, None] if least.shape.rank else least
+        early = tf.logical_and(past.length + 1 < least, tf.range(logits.shape[2]) == EOS)
+        return tf.where(early, -_INFINITY, logits)
+
+    return process
+
+
+def free_end_at(max_length):
+    """A reshaper: the end that `max_length` forces costs nothing, as the forced end of Marian and BART in Transformers.
+
+    Args:
+        max_length: tokens, end token included; int or [B] int32.
+    """
+
+    def process(logits, past):
+        most = tf.convert_to_tensor(max_length)
+        most = tf.gather(most, past.sources)[:, None, None] if most.shape.rank else most
+        certain = tf.where(tf.range(logits.shape[2]) == EOS, 0.0, -_INFINITY)
+        return tf.where(past.length + 1 >= most, certain, logits)
+
+    return process
+
+
 class only_from:  # noqa: N801  # beside the functions, which are used alike
     """Each answer is one of the strings of a trie.
 
@@ -162,10 +200,3 @@ def _places(tokens):
     rows = tf.range(tf.shape(tokens)[0] * tf.shape(tokens)[1])
     flat = tf.reshape(tokens, [tf.size(rows), -1])
     return tf.reshape(tf.stack([tf.zeros_like(flat) + rows[:, None], flat], -1), [-1, 2])
-
-
-def _lower(logits, tokens, value):
-    """Logits with those of `tokens` [R, K, L] at most `value`."""
-    flat = tf.reshape(logits, [-1, logits.shape[2]])
-    flat = tf.tensor_scatter_nd_min(flat, _places(tokens), tf.fill([tf.size(tokens)], value))
-    return tf.ensure_shape(tf.reshape(flat, tf.shape(logits)), logits.shape)
