@@ -3,8 +3,8 @@
 A processor reads the logits of R searches of K hypotheses, [R, K, V], and their `Past`. What it forbids it sets to
 -inf; probabilities, and so the scores, stay the model's. `search` takes one as a reshaper too: then what is left is
 made to sum to 1 again, as in CTranslate2. `penalize_repetition`, `no_end_before` and `free_end_at` make sense as
-reshapers alone. A processor with `needs_past` is given the tokens so far. One that keeps something of each hypothesis has
-`start(N)`, which gives a nest of [N, ...] tensors, and `advance(state, tokens [N], past)`.
+reshapers alone. A processor with `needs_past` is given the tokens so far. One that keeps something of each hypothesis
+has `start(N)`, which gives a nest of [N, ...] tensors, and `advance(state, tokens [N], past)`.
 """
 
 from typing import Any, NamedTuple
