@@ -182,7 +182,8 @@ def _write(
         (folder / EXTRA).mkdir(exist_ok=True)
         with tf.io.TFRecordWriter(str(folder / WARM_UP)) as writer:
             for name, rows_by_input in inputs.items():
-                writer.write(_warm_up_record(name, rows_by_input))
+                for rows in _warm_up_rows(rows_by_input, alone=generator.decode.jit_compile):
+                    writer.write(_warm_up_record(name, rows_by_input, rows))
     except tf.errors.OpError as error:  # how TensorFlow says that the disk is full
         reason = short_message(error)
         raise ExportError(f"cannot write the SavedModel in {folder.parent}: {reason}") from error
@@ -195,11 +196,18 @@ def _write(
         (folder / EXTRA / name).write_text(text, encoding="utf-8")
 
 
-def _warm_up_record(signature: str, rows_by_input: _Rows) -> bytes:
-    """One request of the shortest, the middle and the longest line, for the lengths that are really used."""
+def _warm_up_rows(rows_by_input: _Rows, alone: bool) -> list[list[int]]:
+    """The shortest, the middle and the longest line, for the lengths that are really used: together, or each alone too.
+
+    A search that is compiled for a line alone is compiled when the first of its length comes.
+    """
     lengths = [len(row) for row in next(iter(rows_by_input.values()))]
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     chosen = sorted({order[0], order[len(order) // 2], order[-1]})
+    return [chosen, *([row] for row in chosen if alone)]
+
+
+def _warm_up_record(signature: str, rows_by_input: _Rows, chosen: list[int]) -> bytes:
     log = prediction_log_pb2.PredictionLog()
     request = log.predict_log.request
     request.model_spec.name, request.model_spec.signature_name = DEFAULT_MODEL, signature

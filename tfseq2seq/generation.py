@@ -12,8 +12,9 @@ import tensorflow as tf
 from pipelines.batching import inference_batches
 from pipelines.text import SeveralSources, source_ids
 from tfseq2seq.alignment import alignments, in_source_order, replace_unknown
-from tfseq2seq.decoding import combine, expected_utility, search
+from tfseq2seq.decoding import combine, expected_utility
 from tfseq2seq.decoding.scoring import score_tokens
+from tfseq2seq.model_search import find, find_compiled
 from tfseq2seq.options import SearchOptions
 from tfseq2seq.structures import BOS, EOS, PAD, Hypotheses
 
@@ -63,16 +64,15 @@ class Generator(tf.Module):
         """
         source, _ = source_ids(text, self.tokenizers[0], self.max_source_length)
         arguments = self.options.arguments(text, source, requested, method, beam_size)
-        encoded = [model.encode(source) for model in self.models]
-        arguments["source_mask"] = encoded[0].mask
-        started = [model.start(each) for model, each in zip(self.models, encoded, strict=True)]
-        memories, states = zip(*started, strict=True)
-        if len(self.models) == 1:
-            step, state, memory = self.model.stepper(), states[0], memories[0]
+        arguments |= {
+            "num_hypotheses": num_hypotheses, "weights": self.weights, "combination": self.decode.ensemble}
+        if self.decode.jit_compile:
+            found = Hypotheses(*tf.cond(
+                tf.shape(source)[0] == 1,
+                lambda: find_compiled(self.models, source, self.decode.max_length, **arguments),
+                lambda: find(self.models, source, **arguments)))
         else:
-            step = combine([model.stepper() for model in self.models], self.weights, self.decode.ensemble)
-            state, memory = states, memories
-        found = search(step, state, memory, num_hypotheses=num_hypotheses, **arguments)
+            found = find(self.models, source, **arguments)
         if isinstance(self.tokenizers[0], SeveralSources):
             num_sources = len(self.model.encoder.encoders)
             found = found._replace(attention=in_source_order(found.attention, source, num_sources))

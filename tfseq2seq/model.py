@@ -80,6 +80,19 @@ class Seq2Seq(keras.Model):
             self.call({"source": ids, "target": ids})
         self.built = True
 
+    @property
+    def remove_padding(self):
+        """Whether the Transformer's layers leave padding out, see `RealSteps`; what is traced later goes by it."""
+        return all(stack.remove_padding for stack in self._stacks())
+
+    @remove_padding.setter
+    def remove_padding(self, remove):
+        for stack in self._stacks():
+            stack.remove_padding = remove
+
+    def _stacks(self):
+        return [layer for layer in self._flatten_layers() if isinstance(layer, TransformerStack)]
+
     def encode(self, source, training=False):
         """[B, S] int32 source ids to EncoderOutput."""
         return self.encoder.read(source, self.embed_source, training)
@@ -96,9 +109,14 @@ class Seq2Seq(keras.Model):
         scale = self.config.scale_embeddings
         return vectors * self.config.embedding_units**0.5 if (by_default if scale is None else scale) else vectors
 
-    def start(self, encoded):
-        """What the decoder needs of B sources, once: its memory and its state before the first step."""
-        return self.decoder.start(encoded)
+    def start(self, encoded, longest=None):
+        """What the decoder needs of B sources, once: its memory and its state before the first step.
+
+        Args:
+            encoded: EncoderOutput.
+            longest: an int makes room for so many steps in the state, whose shapes then never change, as XLA needs it.
+        """
+        return self.decoder.start(encoded, longest)
 
     def step(self, tokens, state, memory, training=False, **options):
         """One decoding step of N = B * K hypotheses.
@@ -174,10 +192,7 @@ class Seq2Seq(keras.Model):
 
     def _real_logits(self, inputs, labels, weights, training):
         """Logits [1, R, V] of the R real target steps, with their labels and weights [1, R]."""
-        remove = not self.jit_compile  # XLA needs shapes that are known beforehand
-        for layer in self._flatten_layers():
-            if isinstance(layer, TransformerStack):
-                layer.remove_padding = remove
+        self.remove_padding = remove = not self.jit_compile  # XLA needs shapes that are known beforehand
         steps = RealSteps(labels != PAD, remove)
         if training and self.teacher_forcing_ratio < 1:
             seed = tf.cast(self.coins.next(), tf.int32)

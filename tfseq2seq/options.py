@@ -63,7 +63,7 @@ class SearchOptions:
         return ids
 
     def arguments(self, text, source, requested, method=None, beam_size=None) -> dict[str, Any]:
-        """Keyword arguments of `search`, all but the `source_mask` of a coverage penalty.
+        """Keyword arguments of `search`, all but those that follow from the sources.
 
         Args:
             text: [N] source strings; draws are seeded by them too.
@@ -82,7 +82,7 @@ class SearchOptions:
         limit, least = self._lengths(source, requested)
         prefix = self._prefix(requested["prefix"], limit) if "prefix" in requested else None
         found: dict[str, Any] = {
-            "batch_size": tf.shape(source)[0], "vocabulary_size": self.vocabulary_size, "beam_size": beam_size,
+            "vocabulary_size": self.vocabulary_size, "beam_size": beam_size,
             "length_penalty": self._row(requested, "length_penalty", decode.length_penalty),
             "length_penalty_kind": decode.length_penalty_kind, "coverage_penalty": decode.coverage_penalty,
             "max_length": limit, "min_length": least, **self._processors(prefix, limit, least)}
@@ -152,6 +152,8 @@ class SearchOptions:
         prefix, _ = source_ids(texts, self.tokenizer, self.decode.max_length + 1)
         prefix = tf.where(prefix == EOS, PAD, prefix)
         lengths = _num_tokens(prefix)
+        if self.decode.jit_compile:  # of one shape for all, or each length would be compiled anew
+            prefix = tf.pad(prefix, [[0, 0], [0, self.decode.max_length + 1 - tf.shape(prefix)[1]]])
         return _checked(
             prefix, lengths < limit, "prefix needs fewer tokens than max_length. Received: tokens", lengths,
             "max_length", limit)

@@ -53,6 +53,20 @@ class Cache(NamedTuple):
     values: Any
 
 
+class FixedCache(NamedTuple):
+    """As `Cache`, with room for L steps from the start: XLA knows no shape that grows.
+
+    Attributes:
+        keys: tuple of [N, heads, L, D] float, one a layer; 0 from step t on.
+        values: tuple of [N, heads, L, D] float, one a layer; likewise.
+        length: [N] int32, t everywhere.
+    """
+
+    keys: Any
+    values: Any
+    length: Any
+
+
 class Hypotheses(NamedTuple):
     """Answers of a search, best first; H hypotheses a source.
 

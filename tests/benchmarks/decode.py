@@ -52,6 +52,8 @@ class SideChoice(NamedTuple):
 _RIVALS = "tests.benchmarks.rivals"
 SIDES = {
     "ours": SideChoice("ours", f"{_RIVALS}.ours:Ours", tuple(ALL_SIZES), "OURS_PYTHON", "tfseq2seq"),
+    "ours_compiled": SideChoice(
+        "ours, jit_compile", f"{_RIVALS}.ours:OursCompiled", tuple(ALL_SIZES), "OURS_PYTHON", "tfseq2seq"),
     "ctranslate2": SideChoice(
         "CTranslate2", f"{_RIVALS}.ctranslate:CTranslate2", tuple(SIZES), "CTRANSLATE2_PYTHON", "ctranslate2"),
     "transformers": SideChoice(

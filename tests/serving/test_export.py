@@ -46,6 +46,18 @@ def test_others_may_read_what_is_exported(exported):
     assert (exported / "1").stat().st_mode & 0o777 == 0o777 & ~umask
 
 
+def test_a_search_that_is_compiled_for_a_line_alone_is_warmed_up_by_lines_alone(tmp_path):
+    generator = FakeGenerator()
+    generator.decode.jit_compile = True
+    export(generator, tmp_path / "m", config_json="{}", check_sources=["one", "three"], check_targets=["un", "t"])
+    asked = []
+    for record in tf.data.TFRecordDataset(str(tmp_path / "m" / "1" / "assets.extra" / "tf_serving_warmup_requests")):
+        request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+        if request.model_spec.signature_name == "serving_default":
+            asked.append(tf.make_ndarray(request.inputs["text"]).tolist())
+    assert asked == [[b"one", b"three", b""], [b"one"], [b"three"], [b""]]
+
+
 def test_each_signature_has_a_warm_up_request_of_its_inputs(exported):
     records = tf.data.TFRecordDataset(str(exported / "1" / "assets.extra" / "tf_serving_warmup_requests"))
     requests = {}

@@ -112,6 +112,7 @@ class Decode(Table):
     weights: list[Annotated[float, Field(gt=0)]] | None = None  # of this run and the others; default: all alike
     ensemble: Literal["log_linear", "linear"] = "log_linear"  # mean of log-probabilities, or of probabilities
     batch_tokens: PositiveInt = 4096  # padded source tokens decoded at once by evaluate and predict
+    jit_compile: bool = False  # XLA compiles the search for a source that comes alone, at the first of its length
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -130,6 +131,10 @@ class Decode(Table):
             raise ValueError(
                 "num_groups belongs to method = \"beam\": draws are independent of each other. "
                 f"Received: num_groups={self.num_groups}")
+        if self.jit_compile and self.only_from is not None:
+            raise ValueError(
+                "jit_compile = true does not work with only_from, as XLA cannot follow a list of answers: set it to "
+                f"false. Received: only_from={self.only_from!r}")
         if self.weights is not None and len(self.weights) != 1 + len(self.others):
             raise ValueError(
                 "weights needs one number for this run and one for each of others. "
@@ -180,10 +185,11 @@ class Run(Table):
                 "data.source_separator and model.encoder.kind = \"parallel\" belong together: one says where a line is "
                 "cut into sources, the other reads them. Received: source_separator = "
                 f"{self.data.source_separator!r}, encoder.kind = \"{self.model.encoder.kind}\"")
-        if several and self.train.jit_compile:
-            raise ValueError(
-                "train.jit_compile = true does not work with a parallel encoder, as XLA cannot cut rows into sources: "
-                "set it to false. Received: encoder.kind = \"parallel\"")
+        for name, compiled in (("train", self.train.jit_compile), ("decode", self.decode.jit_compile)):
+            if several and compiled:
+                raise ValueError(
+                    f"{name}.jit_compile = true does not work with a parallel encoder, as XLA cannot cut rows into "
+                    "sources: set it to false. Received: encoder.kind = \"parallel\"")
         for side, table, lengths in (
                 ("encoder", self.model.encoder, (self.data.max_source_length, self.export.max_source_length)),
                 ("decoder", self.model.decoder, (self.data.max_target_length, self.decode.max_length))):

@@ -39,11 +39,12 @@ class AttentionalDecoder(StackedDecoder):
         self.combine = keras.layers.Dense(
             self.output_units, activation="tanh", use_bias=False, name="combine", dtype=self.dtype_policy)
 
-    def start(self, encoded):
+    def start(self, encoded, longest=None):
         """What depends on the source alone.
 
         Args:
             encoded: EncoderOutput of B sources.
+            longest: not needed; this state does not grow.
         Returns:
             AttentionMemory and the RecurrentState before the first step, both of B rows.
         """

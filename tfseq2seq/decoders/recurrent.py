@@ -35,11 +35,12 @@ class RecurrentDecoder(StackedDecoder):
         self.combine = keras.layers.Dense(
             output_units, activation="tanh", name="combine", dtype=self.dtype_policy) if output_units else None
 
-    def start(self, encoded):
+    def start(self, encoded, longest=None):
         """What depends on the source alone.
 
         Args:
             encoded: EncoderOutput of B sources.
+            longest: not needed; this state does not grow.
         Returns:
             The context [B, C] and the RecurrentState before the first step, both of B rows.
         """

@@ -5,10 +5,10 @@ import tensorflow as tf
 
 from tfseq2seq.layers.base import Layer
 from tfseq2seq.layers.linear import Linear
-from tfseq2seq.layers.multihead import causal_bias, padding_bias
+from tfseq2seq.layers.multihead import MASKED, causal_bias, padding_bias
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.transformer import TransformerStack
-from tfseq2seq.structures import AttentionMemory, Cache
+from tfseq2seq.structures import AttentionMemory, Cache, FixedCache
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -47,47 +47,66 @@ class TransformerDecoder(Layer):
             output_units, name="leave", dtype=self.dtype_policy) if self.output_units != units else None
         self.built = True  # the parts build themselves when they are first used
 
-    def start(self, encoded):
+    def start(self, encoded, longest=None):
         """What depends on the source alone.
 
         Args:
             encoded: EncoderOutput of B sources.
+            longest: L, an int, makes room for so many steps, so that no shape changes; default None: the cache grows.
         Returns:
-            AttentionMemory with keys and values of every layer, and the empty Cache, both of B rows.
+            AttentionMemory with keys and values of every layer, and the empty Cache or FixedCache, both of B rows.
         """
         steps = RealSteps(encoded.mask, self.stack.remove_padding)
         rows = steps.pack(tf.cast(encoded.memory, self.compute_dtype))
         projected = [layer.cross_attention.project(rows, steps) for layer in self.stack.blocks]
         keys, values = (tuple(part) for part in zip(*projected, strict=True))
-        batch_size = tf.shape(encoded.memory)[0]
-        # A length that only the running graph knows, since search goes on with a longer cache.
-        empty = tf.zeros([batch_size, self.heads, batch_size * 0, self.units // self.heads], self.compute_dtype)
-        return AttentionMemory(keys, values, encoded.mask), Cache((empty,) * self.layers, (empty,) * self.layers)
+        memory, batch_size = AttentionMemory(keys, values, encoded.mask), tf.shape(encoded.memory)[0]
+        # Without room a length that only the running graph knows, since search goes on with a longer cache.
+        length = batch_size * 0 if longest is None else longest
+        empty = tf.zeros([batch_size, self.heads, length, self.units // self.heads], self.compute_dtype)
+        parts = (empty,) * self.layers, (empty,) * self.layers
+        if longest is None:
+            return memory, Cache(*parts)
+        return memory, FixedCache(*parts, tf.zeros([batch_size], tf.int32))
 
     def step(self, inputs, state, memory, training=False):
         """One step of N = B * K hypotheses, those of one source side by side.
 
         Args:
             inputs: [N, X] float, embedded last tokens.
-            state: Cache of N rows.
+            state: Cache or FixedCache of N rows.
             memory: AttentionMemory of B rows.
             training: Whether dropout is on.
         Returns:
-            output [N, output_units], the Cache with this step, attention weights [N, S] float32.
+            output [N, output_units], the cache with this step, attention weights [N, S] float32.
         """
-        position = tf.shape(state.keys[0])[2]
-        bias = self.stack.score_bias(position[None], tf.range(position + 1))
+        if isinstance(state, Cache):
+            position = tf.shape(state.keys[0])[2]
+            bias = self.stack.score_bias(position[None], tf.range(position + 1))
+
+            def extend(cached, new):
+                return tf.concat([cached, new], 2)
+        else:
+            position, steps = tf.maximum(tf.reduce_max(state.length), 0), tf.range(state.keys[0].shape[2])
+            bias = self.stack.score_bias(position[None], steps) + tf.where(steps <= position, 0.0, MASKED)
+            here = (steps == position)[:, None]
+
+            def extend(cached, new):
+                return tf.where(here, new, cached)
         memory_bias = padding_bias(memory.mask)
         rows = self.stack.begin(inputs[:, None], position[None], training)[:, 0]
         keys, values, weights = [], [], None
         for i, layer in enumerate(self.stack.blocks):
             rows, (layer_keys, layer_values), weights = layer.step(
-                rows, (state.keys[i], state.values[i]), bias, position, (memory.keys[i], memory.values[i]),
+                rows, (state.keys[i], state.values[i]), extend, bias, position, (memory.keys[i], memory.values[i]),
                 memory_bias, training)
             keys.append(layer_keys)
             values.append(layer_values)
         weights = tf.reshape(tf.reduce_mean(weights, 1), [tf.shape(inputs)[0], tf.shape(memory.mask)[1]])
-        return self._finish(rows), Cache(tuple(keys), tuple(values)), weights
+        state = state._replace(keys=tuple(keys), values=tuple(values))
+        if isinstance(state, FixedCache):
+            state = state._replace(length=state.length + 1)
+        return self._finish(rows), state, weights
 
     def call(self, inputs, state, memory, mask=None, training=False):
         shape = tf.shape(inputs)

@@ -67,7 +67,7 @@ def search(
     step, state, memory=(), *, batch_size, vocabulary_size, beam_size=4, num_hypotheses=1, length_penalty=0.6,
     length_penalty_kind="gnmt", coverage_penalty=0.0, source_mask=None, max_length=100, min_length=1, num_groups=1,
     diversity_strength=0.5, alternatives_at=None, sampling=None, phrases=None, reshapers=(), processors=(),
-    finish="all", stop="bound", wait_for=None, compact=True,
+    finish="all", stop="bound", wait_for=None, compact=True, longest=None,
 ):
     """Finds the likeliest outputs of a step function.
 
@@ -115,9 +115,10 @@ def search(
         stop: "bound", see above; "current": as "bound" with the penalty of the current length, which is quicker and may
             miss a better answer; "first": when `wait_for` hypotheses are finished.
         wait_for: finished hypotheses of a group that `stop` looks at; default H / G, rounded up.
-        compact: Whether sources that are done leave the batch. Without, all shapes stay the same.
+        compact: Whether sources that are done leave the batch. Without, all shapes stay the same, as XLA needs them.
+        longest: an int, the greatest that a tensor `max_length` holds; default: found in the graph.
     Returns:
-        Hypotheses with T = steps that were run for the whole batch, at most max_length.
+        Hypotheses with T = steps that were run for the whole batch, at most max_length; without `compact` `longest`.
     Raises:
         ValueError: a number out of its range, or options that do not go together.
     """
@@ -133,7 +134,8 @@ def search(
         tf.cast(value, dtype) if tf.is_tensor(value) else value
         for value, dtype in ((length_penalty, tf.float32), (max_length, tf.int32), (min_length, tf.int32)))
     # The maximum of no rows is the least int32, and a search without a step would leave nothing to read.
-    longest = tf.maximum(tf.reduce_max(max_length), 1) if tf.is_tensor(max_length) else max_length
+    if longest is None:
+        longest = tf.maximum(tf.reduce_max(max_length), 1) if tf.is_tensor(max_length) else max_length
 
     changes = (*reshapers, *processors)
     choice: Beam
@@ -194,7 +196,7 @@ def search(
             real = tf.gather(source_mask, sources)[:, None]
             total = tf.reshape(coverage, [-1, beams, tf.shape(coverage)[-1]])
             scores += coverage_penalty * coverage_of(total, real)
-        rows = _rows_of(loop.active, num_groups)
+        rows = _rows_of(loop.active, num_groups) if compact else None
         pool = loop.pool.merge(rows, loop.done, scores, ended_truth, length)
         done = tf.logical_or(loop.done, over)
         if beams > 1:
@@ -262,7 +264,8 @@ def search(
         done=tf.zeros([num_rows], tf.bool), pool=Pool.empty(num_rows, kept), history=History.empty(longest, beams))
     loop = _Loop(*tf.while_loop(
         running, body, first, shape_invariants=_shapes(first), maximum_iterations=longest))
-    return gather_answers(loop.pool, loop.history, loop.t, batch_size, num_groups, per_group, num_hypotheses)
+    steps = loop.t if compact else None
+    return gather_answers(loop.pool, loop.history, steps, batch_size, num_groups, per_group, num_hypotheses)
 
 
 def tile(state, beam_size):

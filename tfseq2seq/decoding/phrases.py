@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tfseq2seq.decoding.processors import recent_tokens
 from tfseq2seq.structures import PAD
 
 
@@ -75,11 +76,8 @@ class Progress:
     def at(self, past, met):
         """`At` of the hypotheses of a step, whose `met` is [N, C]."""
         phrases = tf.gather(self.phrases, past.sources)
-        beams, number = past.tokens.shape[1], self.phrases.shape[2] - 1
-        padded = tf.pad(past.tokens, [[0, 0], [0, 0], [number, 0]], constant_values=PAD)
-        recent = tf.ensure_shape(padded[:, :, past.length : past.length + number], [None, beams, number])
-        met = tf.reshape(met, [-1, beams, self.phrases.shape[1]])
-        return At(phrases, recent, met)
+        met = tf.reshape(met, [-1, past.tokens.shape[1], self.phrases.shape[1]])
+        return At(phrases, recent_tokens(past, self.phrases.shape[2] - 1), met)
 
     def advance(self, met, tokens, past):
         """[N, C] with what the last tokens [N], already part of `past`, have added; a row of it is a hypothesis."""

@@ -57,7 +57,7 @@ def forbid_phrases(phrases):
         for phrase in phrases:
             *begun, last = phrase
             count = len(begun)
-            recent = _recent(past, count)  # [R, K, count]
+            recent = recent_tokens(past, count)  # [R, K, count]
             there = tf.reduce_all(recent == tf.constant(begun, tf.int32), -1) & (past.length >= count)
             loss = tf.one_hot(last, logits.shape[2], -_INFINITY, 0.0)
             logits = tf.where(there[:, :, None], logits + loss, logits)
@@ -76,7 +76,7 @@ def block_ngrams(size):
     @needs_past
     def process(logits, past):
         windows = tf.shape(past.tokens)[2] - size + 1  # n-grams that an answer can have
-        begun = _recent(past, size - 1)  # [R, K, n - 1]
+        begun = recent_tokens(past, size - 1)  # [R, K, n - 1]
         same = tf.range(windows) <= past.length - size  # [W], those that are there
         same = tf.zeros_like(past.tokens[:, :, :1], tf.bool) | same
         for i in range(size - 1):
@@ -188,11 +188,10 @@ class only_from:  # noqa: N801  # beside the functions, which are used alike
         return tf.where(tf.reshape(allowed, tf.shape(logits)), logits, -_INFINITY)
 
 
-def _recent(past, count):
+def recent_tokens(past, count):
     """[R, K, count] last tokens; where fewer exist, PAD stands before them."""
     padded = tf.pad(past.tokens, [[0, 0], [0, 0], [count, 0]], constant_values=PAD)
-    recent = padded[:, :, past.length : past.length + count]
-    return tf.ensure_shape(recent, [None, past.tokens.shape[1], count])
+    return tf.gather(padded, past.length + tf.range(count), axis=2)
 
 
 def _places(tokens):

@@ -34,14 +34,14 @@ class Pool(NamedTuple):
         """Lets hypotheses that end at this length in; a search that is done keeps its own.
 
         Args:
-            rows: [A] int32, the searches.
+            rows: [A] int32, the searches; None for all.
             done: [A] bool.
             scores, log_probabilities: [A, K] float32; a score of -inf where none ends.
             length: scalar int32, end token included.
         Returns:
             Pool.
         """
-        old = [tf.gather(leaf, rows) for leaf in self]  # [A, P]
+        old = self if rows is None else [tf.gather(leaf, rows) for leaf in self]  # [A, P]
         beams = tf.zeros_like(scores, tf.int32) + tf.range(tf.shape(scores)[1])  # [A, K]
         new = (scores, log_probabilities, tf.zeros_like(beams) + length, beams)
         both = [tf.concat(pair, 1) for pair in zip(old, new, strict=True)]
@@ -49,12 +49,15 @@ class Pool(NamedTuple):
         _, order = tf.math.top_k(both[0], old[0].shape[1])
         merged = [tf.gather(leaf, order, batch_dims=1) for leaf in both]
         kept = [tf.where(done[:, None], one, other) for one, other in zip(old, merged, strict=True)]
+        if rows is None:
+            return Pool(*kept)
         return Pool(*(
             tf.tensor_scatter_nd_update(leaf, rows[:, None], part) for leaf, part in zip(self, kept, strict=True)))
 
     def worst(self, rows, number):
-        """[A] scores of the number-th best of each search."""
-        return tf.gather(self.scores, rows)[:, number - 1]
+        """[A] scores of the number-th best of each search, or with rows = None of all."""
+        scores = self.scores if rows is None else tf.gather(self.scores, rows)
+        return scores[:, number - 1]
 
 
 class History(NamedTuple):
@@ -79,13 +82,16 @@ class History(NamedTuple):
                                  (tf.float32, [None, beams, None]))))
 
     def write(self, t, rows, num_rows, tokens, parents, gained, gained_by_ending, attention):
-        """Adds step t of the searches `rows`; tokens and the others [A, K], attention [A * K, S] or None."""
+        """Adds step t of the searches `rows` [A], None for all.
+
+        tokens and the others are [A, K], the attention [A * K, S] or None.
+        """
         beams = tokens.shape[1]
         parts = [tf.stack([tokens, parents], -1), tf.stack([gained, gained_by_ending], -1)]
         if attention is not None and attention.shape[-1] != 0:
             parts.append(tf.reshape(
-                tf.cast(attention, tf.float32), [tf.shape(rows)[0], beams, tf.shape(attention)[-1]]))
-        everywhere = [
+                tf.cast(attention, tf.float32), [tf.shape(tokens)[0], beams, tf.shape(attention)[-1]]))
+        everywhere = parts if rows is None else [
             tf.scatter_nd(rows[:, None], part, tf.concat([[num_rows], tf.shape(part)[1:]], 0)) for part in parts]
         if len(parts) == 2:  # nothing cannot be scattered
             everywhere.append(tf.zeros([num_rows, beams, 0]))
@@ -98,7 +104,7 @@ def gather_answers(pool, history, steps, batch_size, num_groups, per_group, num_
     Args:
         pool: of B * G searches, at least `per_group` of each.
         history: of the same.
-        steps: T, that were run.
+        steps: T, that were run; None for all that there is room for.
         batch_size: B.
         num_groups: G.
         per_group: hypotheses of a search that count.
@@ -107,8 +113,12 @@ def gather_answers(pool, history, steps, batch_size, num_groups, per_group, num_
         Hypotheses.
     """
     scores, log_probabilities, lengths, beams = (leaf[:, :per_group] for leaf in pool)
-    tokens, gains, attention = _read_back(
-        [array.gather(tf.range(steps)) for array in history], steps, lengths, beams)
+    if steps is None:
+        read = [array.stack() for array in history]
+        steps = read[0].shape[0]
+    else:
+        read = [array.gather(tf.range(steps)) for array in history]
+    tokens, gains, attention = _read_back(read, steps, lengths, beams)
     found = Hypotheses(tokens, scores, log_probabilities, lengths, attention, gains)
     if num_groups == 1:
         return found

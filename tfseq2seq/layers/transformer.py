@@ -160,13 +160,14 @@ class TransformerLayer(keras.layers.Layer):
             rows = self.cross_residual.after(rows, self.cross_attention.output(steps.pack(mixed)), training)
         return self._feed(rows, training), weights
 
-    def step(self, rows, cache, bias, position, memory, memory_bias, training=False):
+    def step(self, rows, cache, extend, bias, position, memory, memory_bias, training=False):
         """One step of N = B * K hypotheses, those of one source side by side.
 
         Args:
             rows: [N, units] float.
-            cache: keys and values of the steps before, each [N, heads, t, D].
-            bias: [1, heads or 1, 1, t + 1] float32, added to the scores of the self-attention.
+            cache: keys and values of the steps before, each [N, heads, C, D].
+            extend: (cached, those of this step [N, heads, 1, D]) -> [N, heads, C', D].
+            bias: [1, heads or 1, 1, C'] float32, added to the scores of the self-attention.
             position: scalar int32, t.
             memory: keys and values of the source, each [B, heads, S, D].
             memory_bias: [B, 1, 1, S] float32.
@@ -176,7 +177,7 @@ class TransformerLayer(keras.layers.Layer):
         """
         projected = self.self_attention.project(self.self_residual.before(rows))
         query, keys, values = self._split(projected[:, None], position[None])
-        cache = tuple(tf.concat(pair, 2) for pair in zip(cache, (keys, values), strict=True))
+        cache = tuple(extend(*pair) for pair in zip(cache, (keys, values), strict=True))
         mixed, _ = self.self_attention.attend(query, cache[0], cache[1], bias, training)
         rows = self.self_residual.after(rows, self.self_attention.output(mixed[:, 0]), training)
         num_rows, num_sources = tf.shape(rows)[0], tf.shape(memory[0])[0]

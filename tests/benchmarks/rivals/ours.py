@@ -10,7 +10,7 @@ from tests.benchmarks.sizes import BOS, Size, pad
 
 
 class Ours(TensorFlowSide):
-    """`tfseq2seq.decoding.search` over the model's step, in one traced function for any batch."""
+    """Our search over the model, in one traced function for any batch."""
 
     def __init__(self, size, path, streams):
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")  # as the command line does
@@ -27,14 +27,24 @@ class Ours(TensorFlowSide):
         return score_targets(self.model(inputs, training=False), pad(targets)).numpy().tolist()
 
     def _search(self, source, beam_size):
-        from tfseq2seq.decoding import search
-
-        memory, state = self.model.start(self.model.encode(source))
-        found = search(
-            self.model.stepper(), state, memory, batch_size=self.tf.shape(source)[0],
-            vocabulary_size=self.model.target_vocabulary_size, beam_size=beam_size, length_penalty=LENGTH_PENALTY,
-            length_penalty_kind=self.length_penalty_kind, max_length=MAX_LENGTH)
+        found = self._find(
+            source, vocabulary_size=self.model.target_vocabulary_size, beam_size=beam_size,
+            length_penalty=LENGTH_PENALTY, length_penalty_kind=self.length_penalty_kind, max_length=MAX_LENGTH)
         return found.tokens[:, 0], found.log_probabilities[:, 0]
+
+    def _find(self, source, **options):
+        from tfseq2seq.model_search import find
+
+        return find([self.model], source, **options)
+
+
+class OursCompiled(Ours):
+    """The same, compiled by XLA: what a recipe with `decode.jit_compile = true` does for a source that comes alone."""
+
+    def _find(self, source, **options):
+        from tfseq2seq.model_search import find_compiled
+
+        return find_compiled([self.model], source, MAX_LENGTH, **options)
 
 
 def _transformer(size, arrays):

@@ -1,0 +1,121 @@
+"""The search as XLA compiles it, against the same search in the plain graph."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfseq2seq import config
+from tfseq2seq.config import Decode, Model, Tokenizer
+from tfseq2seq.generation import Generator
+from tfseq2seq.model import build_model
+from tfseq2seq.model_search import STEP
+from tfseq2seq.options import BEAM_OPTIONS, ROW_OPTIONS
+from tfseq2seq.tokenizers import train_tokenizer
+
+LINES = ["the cat runs", "a dog runs fast", "cats and dogs"]
+SOURCES = ["the cat", "cats and dogs"]
+RECURRENT = ({"kind": "recurrent"}, {"kind": "attentional", "dropout": 0.0})
+ROTARY = ({"kind": "transformer"}, {"kind": "transformer", "positions": "rotary"})
+RELATIVE = ({"kind": "convolutional", "layers": 1}, {"kind": "transformer", "positions": "relative"})
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return [train_tokenizer(Tokenizer(kind="words"), LINES) for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def model_of(tokenizers):
+    made = {}
+
+    def table(chosen):
+        sizes = {"heads": 2, "layers": 2, "feed_forward_units": 12} if chosen["kind"] == "transformer" else {}
+        return {"units": 8, "dropout": 0.0, **sizes, **chosen}
+
+    def make(kinds, seed=3):
+        key = (str(kinds), seed)
+        if key not in made:
+            keras.utils.set_random_seed(seed)
+            encoder, decoder = map(table, kinds)
+            made[key] = build_model(
+                Model(embedding_units=8, encoder=encoder, decoder=decoder),
+                *(each.vocabulary_size for each in tokenizers))
+            for weights in made[key].trainable_variables:
+                weights.assign(weights * 3.0)  # decided enough to have a best answer
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def both(tokenizers):
+    """A function (models, options of [decode]) -> generators of the plain graph and of the compiled search."""
+
+    def make(models, **decode):
+        settings = {"beam_size": 3, "num_hypotheses": 3, "max_length": 7, **decode}
+        return [Generator(models, *tokenizers, Decode(**settings, jit_compile=jit), 40) for jit in (False, True)]
+
+    return make
+
+
+def assert_same(plain, compiled):
+    for name, expected in plain.items():
+        found = compiled[name].numpy()
+        if expected.dtype.is_floating:
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=name)
+        else:
+            np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
+@pytest.mark.parametrize(("kinds", "decode"), [
+    (RECURRENT, {"coverage_penalty": 0.3, "block_ngrams": 2, "finish": "best", "stop": "first"}),
+    (ROTARY, {"num_groups": 3}),
+    (RELATIVE, {
+        "repetition_penalty": 1.3, "forbidden": ["dog", "a cat"], "min_length": 3, "renormalize": True,
+        "free_end": True, "replace_unknown": True}),
+    (ROTARY, {"method": "sample", "top_k": 4, "min_p": 0.01}),
+], ids=["recurrent", "groups", "constraints", "draws"])
+def test_a_source_alone_has_the_answers_of_the_plain_graph(both, model_of, kinds, decode):
+    plain, compiled = both(model_of(kinds), **decode)
+    for source in SOURCES:
+        (expected, _, one), (found, _, other) = (
+            each.traced_answer(tf.constant([source])) for each in (plain, compiled))
+        assert_same(expected, found)
+        # All steps that there is room for; of the source what it has.
+        assert other.attention.shape[2:] == (7, one.attention.shape[3])
+        np.testing.assert_allclose(other.attention[:, :, : one.attention.shape[2]], one.attention, atol=1e-5)
+
+
+def test_what_a_row_asks_for_is_done_and_several_models_answer_as_one(both, model_of):
+    plain, compiled = both([model_of(ROTARY), model_of(RECURRENT)])
+    asked = {
+        "length_penalty": [1.2], "min_length": [3], "max_length": [5], "prefix": ["cats"], "phrases": ["dog\nruns"]}
+    asked = {name: tf.constant(asked[name], ROW_OPTIONS[name]) for name in BEAM_OPTIONS}
+    expected, found = (
+        tf.function(each.beam_with)(tf.constant(SOURCES[:1]), 3, **asked) for each in (plain, compiled))
+    assert_same(expected, found)
+    texts = [text.split() for text in found["text"].numpy()[np.isfinite(found["score"])]]
+    assert texts and all(text[0] == b"cats" and {b"dog", b"runs"} < set(text) for text in texts)
+
+
+def test_it_is_compiled_for_a_source_alone_and_once_for_each_length_rounded_up(both, model_of):
+    answer = both(model_of(RECURRENT))[1].traced_answer.get_concrete_function()
+    compiled = [function for function in answer.graph._functions.values() if function.cached_definition.attr.get(
+        "_XlaMustCompile") and function.cached_definition.attr["_XlaMustCompile"].b]
+    assert len(compiled) == 1
+    source = compiled[0].cached_definition.signature.input_arg[0]
+    assert source.type == tf.int32.as_datatype_enum
+    alone, several = answer(tf.constant(["the cat"])), answer(tf.constant(["the cat", "a dog runs fast"]))
+    assert alone[2].tokens.shape[2] == 7 and several[2].tokens.shape[2] <= 7
+    assert alone[0]["text"][0, 0] == several[0]["text"][0, 0]
+    assert STEP == 16
+
+
+def test_what_xla_cannot_do_is_refused_beforehand(tmp_path):
+    with pytest.raises(ValueError, match="jit_compile = true does not work with only_from.*Received: only_from="):
+        Decode(jit_compile=True, only_from=str(tmp_path))
+    with pytest.raises(ValueError, match="decode.jit_compile = true does not work with a parallel encoder"):
+        config.Run(
+            name="x", task="translation", data={"source_separator": "|||"}, decode={"jit_compile": True},
+            model={"encoder": {"kind": "parallel", "encoders": [{"kind": "recurrent"}, {"kind": "recurrent"}]}})
