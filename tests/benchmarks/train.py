@@ -1,13 +1,15 @@
-"""Training a Transformer, beside Transformers' on PyTorch: python -m tests.benchmarks.train [small base] [--turns 5]
+"""Training a Transformer, beside Transformers' on PyTorch and OpenNMT-tf's.
 
-Needs the environment of tests/peers/README.md and a quiet machine: other work slows both sides, but PyTorch, whose
-threads wait for each other after every operation, far more. Each side is a process of its own that waits while the
-other works; both take all cores.
+    python -m tests.benchmarks.train [small base] [--turns 5]
+
+Needs the environments of tests/benchmarks/README.md, OpenNMT-tf's in the variable OPENNMT_TF_PYTHON (left out where it
+is not set), and a quiet machine: other work slows all sides, but PyTorch, whose threads wait for each other after every
+operation, far more. Each side is a process of its own that waits while the others work; each takes all cores.
 
 A turn is one pass over four batches, one for each quarter of the tokens of pairs of 5 to 40 tokens (mean 20) sorted by
 length, each of about 2,048 padded target tokens: forward, backward and Adam, with dropout 0.1, label smoothing 0.1, one
-table for source, target and output, and no clipping. Counted are real target tokens; the ratio is the median over the
-turns. With the same weights and no dropout both must first give the same loss, or nothing is timed. The share of the
+table for source, target and output, and no clipping. Counted are real target tokens; a ratio is the median over the
+turns. With the same weights and no dropout all must first give the same loss, or nothing is timed. The share of the
 peak is that of the best large matrix product of the same run; the work is three times the operations of the forward
 pass over real tokens.
 
@@ -20,6 +22,8 @@ Last run (2026-11-24, commit 89879d6, 2 cores with AVX2, 7 turns), real target t
 import argparse
 import itertools
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +33,7 @@ from tests.benchmarks.workers import Worker
 BATCH_TOKENS = 2048  # padded target tokens
 LABEL_SMOOTHING = DROPOUT = 0.1
 ADAM = {"learning_rate": 1e-4, "betas": (0.9, 0.98), "epsilon": 1e-9}
+SETTINGS = {**ADAM, "dropout": DROPOUT, "label_smoothing": LABEL_SMOOTHING}
 
 
 class Ours:
@@ -36,11 +41,11 @@ class Ours:
 
     def __init__(self, size, batches, jit_compile):
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")  # as the command line does
-        import keras
         import tensorflow as tf
 
         from tfseq2seq.losses import TokenCrossEntropy
         from tfseq2seq.model import Seq2Seq
+        from tfseq2seq.optimization import Adam
 
         self.batches = batches
         table = {
@@ -49,7 +54,7 @@ class Ours:
         self.model = Seq2Seq(
             {"embedding_units": size.units, "share_embeddings": "all", "encoder": table, "decoder": table},
             size.vocabulary_size, size.vocabulary_size)
-        optimizer = keras.optimizers.Adam(ADAM["learning_rate"], *ADAM["betas"], ADAM["epsilon"])
+        optimizer = Adam(ADAM["learning_rate"], *ADAM["betas"], ADAM["epsilon"])
         self.model.compile(optimizer, loss=TokenCrossEntropy(LABEL_SMOOTHING), jit_compile=jit_compile)
         optimizer.build(self.model.trainable_variables)
         self.model.make_train_function()
@@ -58,11 +63,11 @@ class Ours:
             lambda: ((self._inputs(batch), batch.labels) for batch in itertools.cycle(batches)),
             output_signature=({"source": ids, "target": ids}, ids)))
 
-    def set_weights(self, weights):
-        """The peer's weights."""
+    def set_weights(self, path):
+        """The peer's weights, an .npz file."""
         from tests.peers.copying import set_marian
 
-        set_marian(self.model, weights)
+        set_marian(self.model, dict(np.load(path)))
 
     def count_parameters(self):
         """Number of trainable scalars."""
@@ -106,12 +111,13 @@ class Theirs:
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), ADAM["learning_rate"], ADAM["betas"], ADAM["epsilon"], fused=True)
 
-    def get_weights(self):
-        """What `copying.set_marian` reads."""
+    def save_weights(self, path):
+        """An .npz file of what `copying.set_marian` reads."""
         from tests.peers.copying import named_arrays
 
         weights = named_arrays(self.model)
-        return {name: value for name, value in weights.items() if "embed_" not in name and "lm_head" not in name}
+        np.savez(path, **{
+            name: value for name, value in weights.items() if "embed_" not in name and "lm_head" not in name})
 
     def count_parameters(self):
         """Number of trainable scalars."""
@@ -182,23 +188,43 @@ def training_operations(size, batches):
 
 
 def peak(workers, steps=2048, repeats=10):
-    """Operations a second of a large matrix product, the best of both sides."""
+    """Operations a second of a large matrix product, the best of several sides."""
     matrix = np.random.default_rng(0).normal(size=(steps, steps)).astype(np.float32)
     return max(
         2 * steps**3 / min(worker.ask("multiply", matrix)[1] for _ in range(repeats)) for worker in workers)
 
 
-def check(ours, theirs):
-    """Makes both sides do the same work.
+def start_sides(name, batches, jit_compile):
+    """Workers by label, ours first."""
+    size = SIZES[name]
+    sides = {
+        "ours": Worker("tests.benchmarks.train:Ours", size, batches, jit_compile),
+        "Transformers": Worker("tests.benchmarks.train:Theirs", size, batches)}
+    if "OPENNMT_TF_PYTHON" in os.environ:
+        lists = [TrainingBatch(*(ids.tolist() for ids in batch)) for batch in batches]  # for another NumPy
+        sides["OpenNMT-tf"] = Worker(
+            "tests.benchmarks.rivals.opennmt_training:OpenNMTTraining", size, lists, SETTINGS,
+            python=os.environ["OPENNMT_TF_PYTHON"])
+    return sides
+
+
+def check(sides):
+    """Makes all sides do the same work.
 
     Raises:
         ValueError: their losses or numbers of parameters differ.
     """
-    ours.ask("set_weights", theirs.ask("get_weights")[0])
-    for method, tolerance in (("count_parameters", 0), ("losses", 1e-5)):
-        one, two = (worker.ask(method)[0] for worker in (ours, theirs))
-        if not np.allclose(one, two, rtol=tolerance, atol=0):
-            raise ValueError(f"Both sides need the same {method}. Received: {one} and {two}.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "weights.npz")
+        sides["Transformers"].ask("save_weights", path)
+        for label, worker in sides.items():
+            if label != "Transformers":
+                worker.ask("set_weights", path)
+    # OpenNMT-tf's norms have another epsilon, see `rivals.opennmt_tf`.
+    for method, tolerance in (("count_parameters", 0), ("losses", 1e-4)):
+        found = {label: worker.ask(method)[0] for label, worker in sides.items()}
+        if not all(np.allclose(found["ours"], other, rtol=tolerance, atol=0) for other in found.values()):
+            raise ValueError(f"All sides need the same {method}. Received: {found}.")
 
 
 def compare(name, turns, jit_compile):
@@ -207,30 +233,28 @@ def compare(name, turns, jit_compile):
     batches = make_batches(size.vocabulary_size)
     tokens = sum(int(np.sum(batch.labels != PAD)) for batch in batches)
     operations = training_operations(size, batches)
-    ours, theirs = workers = (
-        Worker("tests.benchmarks.train:Ours", size, batches, jit_compile),
-        Worker("tests.benchmarks.train:Theirs", size, batches))
-    check(ours, theirs)
-    for worker in workers * 2:  # warm-up: two steps of each shape
+    sides = start_sides(name, batches, jit_compile)
+    check(sides)
+    for worker in [*sides.values()] * 2:  # warm-up: two steps of each shape
         worker.ask("train")
-    best = peak(workers)
+    best = peak([sides["ours"], sides["Transformers"]])
     shapes = ", ".join(f"{len(batch.target)} x {batch.target.shape[1]}" for batch in batches)
     print(f"{name}: batches {shapes}, {tokens:,} real target tokens; matmul {best / 1e9:.0f} GFLOP/s", flush=True)
-    seconds = []
+    seconds = {label: [] for label in sides}
     for turn in range(turns):
-        seconds.append([worker.ask("train")[1] for worker in workers])
-        speeds = tokens / np.array(seconds[-1])
-        print(
-            f"  turn {turn + 1}: ours {speeds[0]:,.0f} tokens/s, Transformers {speeds[1]:,.0f}, "
-            f"ratio {speeds[0] / speeds[1]:.2f}", flush=True)
-    for worker in workers:
+        for label, worker in sides.items():
+            seconds[label].append(worker.ask("train")[1])
+        print(f"  turn {turn + 1}: " + ", ".join(
+            f"{label} {tokens / each[-1]:,.0f} tokens/s" for label, each in seconds.items()), flush=True)
+    for worker in sides.values():
         worker.stop()
-    seconds = np.array(seconds)
-    speeds, ratio = tokens / np.median(seconds, 0), np.median(seconds[:, 1] / seconds[:, 0])
-    shares = operations / np.median(seconds, 0) / best
-    print(
-        f"{name}{', XLA' if jit_compile else ''}: ours {speeds[0]:,.0f} tokens/s ({shares[0]:.0%} of the matmul peak), "
-        f"Transformers {speeds[1]:,.0f} ({shares[1]:.0%}), ratio {ratio:.2f}", flush=True)
+    ours = np.array(seconds["ours"])
+    for label, each in seconds.items():
+        median = np.median(each)
+        print(
+            f"{name}{', XLA' if jit_compile else ''}: {label} {tokens / median:,.0f} tokens/s, "
+            f"{operations / median / best:.0%} of the matmul peak, time / ours {np.median(each / ours):.2f}",
+            flush=True)
 
 
 if __name__ == "__main__":

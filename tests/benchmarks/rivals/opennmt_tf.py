@@ -11,7 +11,7 @@ class OpenNMT(TensorFlowSide):
 
     def __init__(self, size, path, streams):
         super().__init__(streams)
-        build = _build_transformer if isinstance(size, Size) else _build_recurrent
+        build = build_transformer if isinstance(size, Size) else _build_recurrent
         self.source_table, self.target_table, self.encoder, self.decoder = build(size, weights.load(path))
 
     def _search(self, source, beam_size):
@@ -39,7 +39,14 @@ def _as_cells_keep_it(state):
     return None if state is None else tuple(list(parts) for parts in state)
 
 
-def _build_transformer(size, arrays):
+def build_transformer(size, arrays, dropout=0.0, **more):
+    """Tables of source and target, which are one, encoder and decoder, with weights named as Marian's.
+
+    Args:
+        size: `Size`.
+        arrays: NumPy arrays by name.
+        dropout, more: of encoder and decoder.
+    """
     import tensorflow as tf
     from opennmt.decoders import SelfAttentionDecoder
     from opennmt.encoders import SelfAttentionEncoder
@@ -53,8 +60,8 @@ def _build_transformer(size, arrays):
 
     table = tf.Variable(arrays["model.shared.weight"])
     options = {
-        "num_units": size.units, "num_heads": size.heads, "ffn_inner_dim": size.feed_forward_units, "dropout": 0.0,
-        "position_encoder_class": Waves, "pre_norm": False}
+        "num_units": size.units, "num_heads": size.heads, "ffn_inner_dim": size.feed_forward_units,
+        "dropout": dropout, "position_encoder_class": Waves, "pre_norm": False, **more}
     encoder = SelfAttentionEncoder(size.layers, **options)
     decoder = SelfAttentionDecoder(size.layers, vocab_size=size.vocabulary_size, output_layer_bias=False, **options)
     decoder.reuse_embeddings(table)
