@@ -39,7 +39,8 @@ class Hypothesis(NamedTuple):
 
     Attributes:
         text: the answer.
-        score: log-probability in nats, divided by the length penalty; higher is better.
+        score: log-probability in nats, divided by the length penalty, or what else the recipe ranks by; higher is
+            better.
         log_probability: in nats; this and all below is None where the signature does not tell it, as
             serving_default and greedy.
         length: tokens, end token included.

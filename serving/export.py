@@ -90,7 +90,7 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         _next_version(folder, version)  # before the work, if it is to be refused
         temporary.mkdir()
-        inputs = _check_inputs(check_sources, check_targets, generator.decode.max_length)
+        inputs = _check_inputs(check_sources, check_targets, generator.decode)
         progress("exporting", 0, 3)
         functions = _trace(generator, num_hypotheses)
         progress("exporting", 1, 3)
@@ -148,10 +148,10 @@ def _publish(temporary: Path, folder: Path, version: int | None) -> Path:
         return path
 
 
-def _check_inputs(sources: Sequence[str], targets: Sequence[str], max_length: int) -> dict[str, _Rows]:
+def _check_inputs(sources: Sequence[str], targets: Sequence[str], decode: Any) -> dict[str, _Rows]:
     """Signature -> input -> rows. An empty line is asked as well: some user will send one."""
     by_name = {"text": sources, "source": sources, "target": targets}
-    if max_length > LONGEST_CHARACTER:
+    if decode.max_length > LONGEST_CHARACTER and decode.max_length_ratio is None:  # a prefix may be too long for it
         by_name["prefix"] = [target[:1] for target in targets]
     encoded = {
         name: [line.encode("utf-8", "surrogatepass") for line in [*lines, ""]]

@@ -46,6 +46,7 @@ class Signature(NamedTuple):
 # its longest source.
 OUTPUTS = {
     "text": "[N, H] string",
+    # The recipe may say otherwise, see docs/decoding.md: with minimum_risk it is a utility in percent.
     "score": "[N, H] float32: log-probability / length penalty; -inf where no hypothesis exists",
     "log_probability": "[N, H] float32, nats",
     "length": "[N, H] int32, tokens, end token included",

@@ -175,6 +175,16 @@ def test_a_missing_name_is_asked_for():
             "'decode': num_groups must divide beam_size. Received: num_groups=3, beam_size=4.",
         ),
         (
+            {"decode": {"method": "sample", "stop": "first"}},
+            "'decode': finish, stop and wait_for belong to method = \"beam\": each draw ends by itself. "
+            "Received: finish=\"all\", stop=\"first\", wait_for=None.",
+        ),
+        (
+            {"decode": {"coverage_penalty": 0.2}, "model": {"decoder": {"kind": "recurrent"}}},
+            "decode.coverage_penalty needs a decoder with attention: \"attentional\" or \"transformer\". Received: "
+            "coverage_penalty=0.2, decoder.kind = \"recurrent\".",
+        ),
+        (
             {"decode": {"method": "sample", "num_groups": 2}},
             "'decode': num_groups belongs to method = \"beam\": draws are independent of each other. "
             "Received: num_groups=2.",

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseq2seq import config
+from tfseq2seq import config, model_search
 from tfseq2seq.config import Decode, Model, Tokenizer
 from tfseq2seq.generation import Generator
 from tfseq2seq.model import build_model
-from tfseq2seq.model_search import STEP
+from tfseq2seq.model_search import find_compiled
 from tfseq2seq.options import BEAM_OPTIONS, ROW_OPTIONS
+from tfseq2seq.structures import Hypotheses
 from tfseq2seq.tokenizers import train_tokenizer
 
 LINES = ["the cat runs", "a dog runs fast", "cats and dogs"]
@@ -99,17 +100,25 @@ def test_what_a_row_asks_for_is_done_and_several_models_answer_as_one(both, mode
     assert texts and all(text[0] == b"cats" and {b"dog", b"runs"} < set(text) for text in texts)
 
 
-def test_it_is_compiled_for_a_source_alone_and_once_for_each_length_rounded_up(both, model_of):
+def test_a_source_alone_is_compiled_and_several_are_not(both, model_of):
     answer = both(model_of(RECURRENT))[1].traced_answer.get_concrete_function()
-    compiled = [function for function in answer.graph._functions.values() if function.cached_definition.attr.get(
-        "_XlaMustCompile") and function.cached_definition.attr["_XlaMustCompile"].b]
-    assert len(compiled) == 1
-    source = compiled[0].cached_definition.signature.input_arg[0]
-    assert source.type == tf.int32.as_datatype_enum
+    functions = [each.cached_definition for each in answer.graph._functions.values()]
+    assert sum("_XlaMustCompile" in each.attr and each.attr["_XlaMustCompile"].b for each in functions) == 1
     alone, several = answer(tf.constant(["the cat"])), answer(tf.constant(["the cat", "a dog runs fast"]))
-    assert alone[2].tokens.shape[2] == 7 and several[2].tokens.shape[2] <= 7
+    assert alone[2].tokens.shape[2] == 7  # all steps there is room for
     assert alone[0]["text"][0, 0] == several[0]["text"][0, 0]
-    assert STEP == 16
+
+
+@pytest.mark.parametrize("width", [1, 16, 17])
+def test_the_compiled_search_sees_few_lengths(model_of, width):
+    def find(models, source, longest, **arguments):
+        return Hypotheses(*(tf.zeros([1, 1, 1, tf.shape(source)[1]], tf.int32) for _ in Hypotheses._fields))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_search, "find", find)
+        found = find_compiled([model_of(RECURRENT)], tf.ones([1, width], tf.int32), 7, beam_size=2)
+    assert found.tokens.shape[3] == {1: 16, 16: 16, 17: 32}[width]
+    assert found.attention.shape[3] == width
 
 
 def test_what_xla_cannot_do_is_refused_beforehand(tmp_path):

@@ -244,13 +244,17 @@ def test_a_length_asked_for_wins_over_an_exported_least_one(generator_of):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"forbidden": [""]}, "decode.forbidden needs strings with at least one token. Received: ''"),
+    [({"forbidden": [""]}, "decode.forbidden needs strings of at least one token, .* Received: ''"),
+     ({"forbidden": ["dog", "fish"]}, "all of which the model knows. Received: 'fish'"),
+     ({"only_from": "unknown.txt"}, "decode.only_from needs strings .* the model knows. Received: 'a fish'"),
+     ({"only_from": "long.txt", "max_length": 3}, "end within max_length = 3 .* Received: 'a dog runs', 3 tokens"),
      ({"only_from": "empty.txt"}, "decode.only_from needs a file with one answer a line. Received: .*empty.txt")],
 )
 def test_settings_that_hold_nothing_are_refused(tokenizers, tmp_path, setting, message):
-    (tmp_path / "empty.txt").write_text("\n")
+    for name, lines in (("empty", "\n"), ("unknown", "a dog\na fish\n"), ("long", "a dog\r\na dog runs\r\n")):
+        (tmp_path / f"{name}.txt").write_text(lines)
     if "only_from" in setting:
-        setting = {"only_from": str(tmp_path / setting["only_from"])}
+        setting = {**setting, "only_from": str(tmp_path / setting["only_from"])}
     with pytest.raises(ValueError, match=message):
         SearchOptions(Decode(**setting), tokenizers[1])
 

@@ -114,7 +114,8 @@ class Seq2Seq(keras.Model):
 
         Args:
             encoded: EncoderOutput.
-            longest: an int makes room for so many steps in the state, whose shapes then never change, as XLA needs it.
+            longest: an int, the most steps times hypotheses of a source, makes room for them in the state, whose shapes
+                then never change, as XLA needs it.
         """
         return self.decoder.start(encoded, longest)
 

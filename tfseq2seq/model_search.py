@@ -29,7 +29,8 @@ def find(
         Hypotheses; with `longest` of as many steps.
     """
     encoded = [model.encode(source) for model in models]
-    started = [model.start(each, longest) for model, each in zip(models, encoded, strict=True)]
+    room = None if longest is None else longest * arguments["beam_size"]
+    started = [model.start(each, room) for model, each in zip(models, encoded, strict=True)]
     memories, states = zip(*started, strict=True)
     if len(models) == 1:
         step, state, memory = models[0].stepper(), states[0], memories[0]

@@ -51,16 +51,28 @@ class SearchOptions:
         self.forbidden = [self._ids(text, "forbidden") for text in decode.forbidden]
         self.trie = None
         if decode.only_from is not None:
-            lines = [line for line in Path(decode.only_from).expanduser().read_text("utf-8").splitlines() if line]
+            lines = Path(decode.only_from).expanduser().read_text("utf-8").split("\n")
+            lines = [line for line in (line.rstrip("\r") for line in lines) if line]
             if not lines:
                 raise ValueError(f"decode.only_from needs a file with one answer a line. Received: {decode.only_from}")
-            self.trie = Trie(self.tokenizer.encode(tf.constant(lines)).to_list())
+            answers = self.tokenizer.encode(tf.constant(lines)).to_list()
+            for line, ids in zip(lines, answers, strict=True):
+                self._check(ids, line, "only_from")
+                if len(ids) >= decode.max_length:
+                    raise ValueError(
+                        f"decode.only_from needs answers that end within max_length = {decode.max_length} tokens. "
+                        f"Received: {line!r}, {len(ids)} tokens and the end")
+            self.trie = Trie(answers)
 
     def _ids(self, text, name):
         ids = self.tokenizer.encode(tf.constant([text])).to_list()[0]
-        if not ids:
-            raise ValueError(f"decode.{name} needs strings with at least one token. Received: {text!r}")
+        self._check(ids, text, name)
         return ids
+
+    def _check(self, ids, text, name):
+        if not ids or UNK in ids:
+            raise ValueError(
+                f"decode.{name} needs strings of at least one token, all of which the model knows. Received: {text!r}")
 
     def arguments(self, text, source, requested, method=None, beam_size=None) -> dict[str, Any]:
         """Keyword arguments of `search`, all but those that follow from the sources.
@@ -94,11 +106,13 @@ class SearchOptions:
         elif method == "alternatives":
             found["alternatives_at"] = _num_tokens(prefix)
         elif method == "beam":
-            found |= {"finish": decode.finish, "stop": decode.stop, "wait_for": decode.wait_for}
+            # Not by the number of answers that are wanted: it differs between `predict` and a server.
+            wait_for = decode.wait_for or (None if decode.stop == "bound" else beam_size // decode.num_groups)
+            found |= {"finish": decode.finish, "stop": decode.stop, "wait_for": wait_for}
             if decode.num_groups > 1:
                 found |= {"num_groups": decode.num_groups, "diversity_strength": decode.diversity_strength}
             if "phrases" in requested:
-                found |= self._phrases(requested["phrases"], beam_size)
+                found |= self._phrases(requested["phrases"], beam_size, limit)
         return found
 
     def _lengths(self, source, requested):
@@ -158,7 +172,7 @@ class SearchOptions:
             prefix, lengths < limit, "prefix needs fewer tokens than max_length. Received: tokens", lengths,
             "max_length", limit)
 
-    def _phrases(self, texts, beam_size):
+    def _phrases(self, texts, beam_size, limit):
         """The argument of `search` for [N] strings, each several phrases: [N, C, L] ids."""
         if beam_size == 1 or self.decode.num_groups > 1:  # the search has no beams to share out among phrases
             tf.debugging.Assert(tf.reduce_all(texts == ""), [
@@ -176,7 +190,11 @@ class SearchOptions:
             f"phrases needs at most {MOST_PHRASES} phrases of at most {LONGEST_PHRASE} tokens a row. Received:",
             most, "phrases,", longest, "tokens")
         nested = parts.with_flat_values(ids.with_flat_values(known))  # [N, (C), (L)]
-        return {"phrases": nested.to_tensor(PAD, shape=[None, MOST_PHRASES, LONGEST_PHRASE])}
+        phrases = nested.to_tensor(PAD, shape=[None, MOST_PHRASES, LONGEST_PHRASE])
+        lengths = tf.reduce_max(tf.reduce_sum(tf.cast(phrases != PAD, tf.int32), 2), 1)
+        return {"phrases": _checked(
+            phrases, lengths < limit, "phrases needs fewer tokens than max_length. Received: tokens", lengths,
+            "max_length", limit)}
 
     def _row(self, requested, name, default):
         """The default, or [N] values with it where a row asks for nothing, each in its range."""

@@ -115,7 +115,9 @@ class FileOutput:
         self._file = open(self._part, "ab")  # `close` closes it
         try:
             self._lock()
-            self._file.truncate(0 if restart else self._whole_windows())
+            if restart:
+                self._state.unlink(missing_ok=True)
+            self._file.truncate(self._whole_windows())
             self._file.seek(0, os.SEEK_END)  # `tell` would go on from the old end
         except BaseException:
             self._file.close()

@@ -265,6 +265,8 @@ def _fingerprint(
         for weight in checkpoints.weights(model):
             checksum = zlib.crc32(weight.numpy().tobytes(), checksum)
     decode = {f"decode.{name}": value for name, value in run.decode.model_dump(mode="json").items()}
+    if run.decode.only_from is not None:
+        decode["answers of decode.only_from"] = zlib.crc32(Path(run.decode.only_from).expanduser().read_bytes())
     return {
         "source": str(source.resolve()), "source size": status.st_size, "source time": status.st_mtime_ns,
         "checkpoint step": generator.step, "weights": checksum, "format": output_format, "window": window,

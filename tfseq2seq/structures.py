@@ -41,29 +41,46 @@ class RecurrentState(NamedTuple):
     feed: Any
 
 
+class Shared(NamedTuple):
+    """A part of a decoder's state that the K hypotheses of a source have in common.
+
+    Attributes:
+        part: nest of [B, ...] tensors, which a search neither repeats for each hypothesis nor brings into their order.
+    """
+
+    part: Any
+
+
 class Cache(NamedTuple):
     """What a Transformer decoder carries from one step to the next, t steps so far.
 
+    The K hypotheses of a source keep what each of them has seen in one place, C = t * K entries: number k of step i is
+    entry i * K + k. Nothing there is moved when hypotheses go on from others; each knows which entries are its past.
+
     Attributes:
-        keys: tuple of [N, heads, t, D] float, one a layer.
-        values: tuple of [N, heads, t, D] float, one a layer.
+        keys: Shared tuple of [B, heads, C, D] float, one a layer.
+        values: Shared tuple of [B, heads, C, D] float, one a layer.
+        ancestors: [N, C] bool, True on the entries that a hypothesis goes on from.
     """
 
     keys: Any
     values: Any
+    ancestors: Any
 
 
 class FixedCache(NamedTuple):
-    """As `Cache`, with room for L steps from the start: XLA knows no shape that grows.
+    """As `Cache`, with room for L * K entries from the start: XLA knows no shape that grows.
 
     Attributes:
-        keys: tuple of [N, heads, L, D] float, one a layer; 0 from step t on.
-        values: tuple of [N, heads, L, D] float, one a layer; likewise.
-        length: [N] int32, t everywhere.
+        keys: Shared tuple of [B, heads, L * K, D] float, one a layer; 0 from step t on.
+        values: Shared tuple of [B, heads, L * K, D] float, one a layer; likewise.
+        ancestors: [N, L * K] bool; False from step t on.
+        length: Shared [B] int32, t everywhere.
     """
 
     keys: Any
     values: Any
+    ancestors: Any
     length: Any
 
 
@@ -72,7 +89,8 @@ class Hypotheses(NamedTuple):
 
     Attributes:
         tokens: [B, H, T] int32, ended by EOS, then PAD; BOS is not part of it.
-        scores: [B, H] float32, log-probability (nats) divided by the length penalty, plus the coverage penalty;
+        scores: [B, H] float32, log-probability (nats; where a reshaper changed the distribution, of that one) divided
+            by the length penalty, plus the coverage penalty;
             the rank; -inf where fewer than H hypotheses exist.
         log_probabilities: [B, H] float32, sum over the tokens, EOS included, in nats.
         lengths: [B, H] int32, tokens, EOS included; 0 where no hypothesis exists.

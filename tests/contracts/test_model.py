@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests.contracts.cases import EACH_CASE, LABELS, PAIRS, SOURCE, TARGET, model_config, shared
 from tfseq2seq.config import Model
+from tfseq2seq.decoding import tile
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.structures import PAD
@@ -58,8 +59,7 @@ def test_hypotheses_of_one_source_share_its_memory(model):
     """B * K rows over B memories give what B * K sources of their own give."""
     tokens = tf.constant([4, 5, 6, 7, 8, 9])
     memory, state = model.start(model.encode(tf.constant(SOURCE)))
-    tiled = tf.nest.map_structure(lambda leaf: tf.repeat(leaf, 3, 0), state)
-    logits, _, attention = model.step(tokens, tiled, memory)
+    logits, _, attention = model.step(tokens, tile(state, 3), memory)
     memory, state = model.start(model.encode(tf.constant(np.repeat(SOURCE, 3, 0))))
     own, _, own_attention = model.step(tokens, state, memory)
     np.testing.assert_allclose(logits, own, atol=1e-5)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests.layers import twins
 from tfseq2seq.decoders import AttentionalDecoder, RecurrentDecoder, TransformerDecoder
+from tfseq2seq.decoding import tile
 from tfseq2seq.layers.attention import ATTENTIONS
 from tfseq2seq.structures import EncoderOutput
 
@@ -229,7 +230,7 @@ def test_transformer_step_by_step_with_a_beam_is_its_formula(options):
     decoder, beam = prepared(transformer(**options)), 3
     inputs = RANDOM.normal(size=(2 * beam, 4, 6)).astype(np.float32)
     memory, state = decoder.start(ENCODED)
-    state = tf.nest.map_structure(lambda leaf: tf.repeat(leaf, beam, 0), state)
+    state = tile(state, beam)
     outputs, weights = [], []
     for t in range(4):
         output, state, attention = decoder.step(tf.constant(inputs[:, t]), state, memory)

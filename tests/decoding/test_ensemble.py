@@ -65,6 +65,22 @@ def test_an_ensemble_searches_its_combined_distribution(combination):
     check()
 
 
+def test_an_ensemble_with_a_model_without_attention_has_none():
+    def without(tokens, state, memory):
+        logits, state, attention = make_step(3)(tokens, state, memory)
+        return logits, state, attention[:, :0]
+
+    @tf.function(autograph=False)
+    def run(table):
+        state = (tf.zeros([SOURCES], tf.int32), tf.zeros([SOURCES]))
+        return search(
+            combine([make_step(3), without]), (state,) * 2, (table,) * 2, batch_size=SOURCES,
+            vocabulary_size=VOCABULARY, beam_size=3, max_length=STEPS)
+
+    found = run(tf.constant(random_table(1)))
+    assert found.attention.shape[3] == 0 and np.isfinite(found.scores).all()
+
+
 @pytest.mark.parametrize("arguments, text", [
     (([],), "at least one model"), (([1, 2], [1.0]), "one weight above 0 for each. Received: 2 models"),
     (([1, 2], [1.0, 0.0]), "one weight above 0"), (([1], None, "mean"), "one of log_linear, linear"),

@@ -157,6 +157,23 @@ def test_a_constrained_source_gets_the_same_answer_alone_and_in_a_batch(constrai
         assert_close(alone.scores[0], together.scores[b])
 
 
+@pytest.mark.parametrize("longest", [[], [1], [2, 1]])
+def test_ngrams_longer_than_any_answer_are_no_trouble(longest):
+    table = random_table(1, len(longest))
+    found = answers(
+        table, lambda tensors: {"max_length": tensors["most"], "processors": [block_ngrams(3)]},
+        {"most": np.array(longest, np.int32)}, beam_size=3)
+    plain = answers(table, of_each_row, {"max_length": np.array(longest, np.int32)}, beam_size=3)
+    np.testing.assert_array_equal(found.tokens, plain.tokens)
+
+
+def test_a_penalty_beyond_all_numbers_leaves_what_cannot_end_out():
+    table = random_table(3)
+    options = {"beam_size": 3, "num_hypotheses": 3, "max_length": STEPS, "min_length": 3}
+    found = answers(table, of_each_row, {"length_penalty": np.full(SOURCES, 1e6, np.float32)}, **options)
+    assert (found.lengths >= 3).all() and not np.isnan(found.scores).any()
+
+
 @pytest.mark.parametrize("finish", ["all", "best"])
 @pytest.mark.parametrize("kind, alpha", [("gnmt", 0.6), ("length", 1.0), ("none", 1.0), ("length", 0.3)])
 def test_each_length_penalty_and_way_to_finish_is_that_of_the_textbook(kind, alpha, finish):
@@ -274,6 +291,18 @@ def test_an_end_too_early_gives_its_share_away_and_one_at_the_limit_is_free(seed
         assume(closest > NOISE)
         assert all_tokens(found, b) == [item[2] for item in expected[:3]]
         assert_close(found.scores[b][: len(expected)], [item[0] for item in expected[:3]])
+
+
+def test_an_end_that_is_forbidden_is_not_free_at_the_limit():
+    def listed(tensors):
+        return {**tensors, "reshapers": [only_from(Trie([[4, 5, 6]])), free_end_at(tensors["max_length"])]}
+
+    def search_up_to(most):
+        return answers(random_table(2), listed, {"max_length": np.full(SOURCES, most, np.int32)}, beam_size=3)
+
+    assert not np.isfinite(search_up_to(3).scores).any()  # the list's only answer takes four tokens
+    found = search_up_to(4)
+    assert [all_tokens(found, b) for b in range(SOURCES)] == [[[4, 5, 6, EOS]]] * SOURCES
 
 
 def lambda_ends(tensors):

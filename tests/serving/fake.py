@@ -24,7 +24,8 @@ class FakeGenerator(tf.Module):
         words = tf.lookup.KeyValueTensorInitializer(tf.constant(["one"]), tf.constant(["un"]))
         self.tokenizers = (tf.lookup.StaticHashTable(words, ""),)
         self.weight = tf.Variable(0.5)
-        self.decode = types.SimpleNamespace(method="beam", max_length=6, jit_compile=False)
+        self.decode = types.SimpleNamespace(
+            method="beam", max_length=6, max_length_ratio=None, jit_compile=False)
 
     def beam(self, text, num_hypotheses):
         known = self.tokenizers[0].lookup(text)

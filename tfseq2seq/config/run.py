@@ -94,7 +94,8 @@ class Decode(Table):
     diversity_strength: NonNegative = 0.5  # what a token loses for each group before that took it, in nats
     finish: Literal["all", "best"] = "all"  # which live hypotheses may end at a step, see docs/decoding.md
     stop: Literal["bound", "current", "first"] = "bound"  # when the search for a source ends; "bound" loses nothing
-    wait_for: PositiveInt | None = None  # finished hypotheses that `stop` waits for; default: num_hypotheses
+    # Finished hypotheses of a group that `stop` waits for; default: those wanted, or without "bound" as many as beams.
+    wait_for: PositiveInt | None = None
     temperature: NonNegative = 1.0  # of "sample"; 0 takes the likeliest token
     top_k: Annotated[int, Field(ge=0)] = 0  # of "sample": how many tokens may be drawn; 0 is all
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # of "sample": share of the probability that may be drawn
@@ -131,6 +132,10 @@ class Decode(Table):
             raise ValueError(
                 "num_groups belongs to method = \"beam\": draws are independent of each other. "
                 f"Received: num_groups={self.num_groups}")
+        if self.method == "sample" and (self.finish, self.stop, self.wait_for) != ("all", "bound", None):
+            raise ValueError(
+                "finish, stop and wait_for belong to method = \"beam\": each draw ends by itself. "
+                f"Received: finish=\"{self.finish}\", stop=\"{self.stop}\", wait_for={self.wait_for}")
         if self.jit_compile and self.only_from is not None:
             raise ValueError(
                 "jit_compile = true does not work with only_from, as XLA cannot follow a list of answers: set it to "
@@ -179,6 +184,11 @@ class Run(Table):
             raise ValueError(
                 "train.teacher_forcing_ratio below 1 needs a decoder that goes step by step: \"recurrent\" or "
                 "\"attentional\". Received: decoder.kind = \"transformer\"")
+        for name in ("coverage_penalty", "replace_unknown"):
+            if getattr(self.decode, name) and self.model.decoder.kind == "recurrent":
+                raise ValueError(
+                    f"decode.{name} needs a decoder with attention: \"attentional\" or \"transformer\". Received: "
+                    f"{name}={getattr(self.decode, name)}, decoder.kind = \"recurrent\"")
         several = self.data.source_separator is not None
         if several != (self.model.encoder.kind == "parallel"):
             raise ValueError(

@@ -8,7 +8,7 @@ from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.multihead import MASKED, causal_bias, padding_bias
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.transformer import TransformerStack
-from tfseq2seq.structures import AttentionMemory, Cache, FixedCache
+from tfseq2seq.structures import AttentionMemory, Cache, FixedCache, Shared
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -52,7 +52,8 @@ class TransformerDecoder(Layer):
 
         Args:
             encoded: EncoderOutput of B sources.
-            longest: L, an int, makes room for so many steps, so that no shape changes; default None: the cache grows.
+            longest: L * K, an int, makes room for L steps of K hypotheses a source, so that no shape changes; default
+                None: the cache grows.
         Returns:
             AttentionMemory with keys and values of every layer, and the empty Cache or FixedCache, both of B rows.
         """
@@ -64,10 +65,10 @@ class TransformerDecoder(Layer):
         # Without room a length that only the running graph knows, since search goes on with a longer cache.
         length = batch_size * 0 if longest is None else longest
         empty = tf.zeros([batch_size, self.heads, length, self.units // self.heads], self.compute_dtype)
-        parts = (empty,) * self.layers, (empty,) * self.layers
+        parts = (Shared((empty,) * self.layers),) * 2 + (tf.zeros([batch_size, length], tf.bool),)
         if longest is None:
             return memory, Cache(*parts)
-        return memory, FixedCache(*parts, tf.zeros([batch_size], tf.int32))
+        return memory, FixedCache(*parts, Shared(tf.zeros([batch_size], tf.int32)))
 
     def step(self, inputs, state, memory, training=False):
         """One step of N = B * K hypotheses, those of one source side by side.
@@ -80,32 +81,41 @@ class TransformerDecoder(Layer):
         Returns:
             output [N, output_units], the cache with this step, attention weights [N, S] float32.
         """
+        num_rows, num_sources = tf.shape(inputs)[0], tf.shape(memory.mask)[0]
+        beam = tf.maximum(num_rows // tf.maximum(num_sources, 1), 1)
+        cached, number = state.keys.part[0], tf.range(num_rows) % beam  # of each hypothesis among those of its source
         if isinstance(state, Cache):
-            position = tf.shape(state.keys[0])[2]
-            bias = self.stack.score_bias(position[None], tf.range(position + 1))
+            size = tf.shape(cached)[2]
+            position, entries = size // beam, tf.range(size + beam)
+            ancestors = tf.concat([state.ancestors, tf.range(beam) == number[:, None]], 1)
 
             def extend(cached, new):
                 return tf.concat([cached, new], 2)
         else:
-            position, steps = tf.maximum(tf.reduce_max(state.length), 0), tf.range(state.keys[0].shape[2])
-            bias = self.stack.score_bias(position[None], steps) + tf.where(steps <= position, 0.0, MASKED)
-            here = (steps == position)[:, None]
+            # Of no source the maximum is the least int32.
+            position, entries = tf.maximum(tf.reduce_max(state.length.part), 0), tf.range(cached.shape[2])
+            ancestors = state.ancestors | (entries == position * beam + number[:, None])
+            here = (entries // beam == position)[:, None]
 
             def extend(cached, new):
-                return tf.where(here, new, cached)
+                return tf.where(here, tf.tile(new, [1, 1, cached.shape[2] // beam, 1]), cached)
+
+        bias = tf.where(tf.reshape(ancestors, [num_sources, 1, beam, tf.size(entries)]), 0.0, MASKED)
+        bias += self.stack.score_bias(position[None], entries // beam)
+        positions = tf.fill([beam], position)
         memory_bias = padding_bias(memory.mask)
         rows = self.stack.begin(inputs[:, None], position[None], training)[:, 0]
         keys, values, weights = [], [], None
         for i, layer in enumerate(self.stack.blocks):
             rows, (layer_keys, layer_values), weights = layer.step(
-                rows, (state.keys[i], state.values[i]), extend, bias, position, (memory.keys[i], memory.values[i]),
-                memory_bias, training)
+                rows, (state.keys.part[i], state.values.part[i]), extend, bias, positions,
+                (memory.keys[i], memory.values[i]), memory_bias, training)
             keys.append(layer_keys)
             values.append(layer_values)
-        weights = tf.reshape(tf.reduce_mean(weights, 1), [tf.shape(inputs)[0], tf.shape(memory.mask)[1]])
-        state = state._replace(keys=tuple(keys), values=tuple(values))
+        weights = tf.reshape(tf.reduce_mean(weights, 1), [num_rows, tf.shape(memory.mask)[1]])
+        state = state._replace(keys=Shared(tuple(keys)), values=Shared(tuple(values)), ancestors=ancestors)
         if isinstance(state, FixedCache):
-            state = state._replace(length=state.length + 1)
+            state = state._replace(length=Shared(state.length.part + 1))
         return self._finish(rows), state, weights
 
     def call(self, inputs, state, memory, mask=None, training=False):

@@ -20,6 +20,7 @@ from tfseq2seq.decoding.refusals import check
 from tfseq2seq.decoding.results import History, Pool, gather_answers
 from tfseq2seq.decoding.scoring import coverage_penalty as coverage_of
 from tfseq2seq.decoding.scoring import length_penalty as penalty_of
+from tfseq2seq.decoding.state import leave, reorder, tile
 from tfseq2seq.structures import BOS, EOS
 
 _INFINITY = float("inf")
@@ -84,7 +85,8 @@ def search(
         step: (tokens [N] int32, state, memory) -> (logits [N, V], state, attention [N, S] or None), N = A * K,
             of any A of the sources, the hypotheses of one source side by side: number k of source a is row
             a * K + k.
-        state: nest of [B, ...] tensors, of each source before the first step.
+        state: nest of [B, ...] tensors, of each source before the first step; what is in a `Shared` part stays one row
+            a source, the others become one row a hypothesis.
         memory: nest of [B, ...] tensors.
         batch_size: B, int or scalar tensor; may be 0.
         vocabulary_size: V, at least 4, the special tokens.
@@ -114,7 +116,7 @@ def search(
             extensions, ends counted, as in Transformers and CTranslate2.
         stop: "bound", see above; "current": as "bound" with the penalty of the current length, which is quicker and may
             miss a better answer; "first": when `wait_for` hypotheses are finished.
-        wait_for: finished hypotheses of a group that `stop` looks at; default H / G, rounded up.
+        wait_for: finished hypotheses of a group that `stop` looks at; default and least H / G, rounded up.
         compact: Whether sources that are done leave the batch. Without, all shapes stay the same, as XLA needs them.
         longest: an int, the greatest that a tensor `max_length` holds; default: found in the graph.
     Returns:
@@ -128,7 +130,7 @@ def search(
     beams = beam_size // num_groups
     batch_size = tf.convert_to_tensor(batch_size, tf.int32)
     per_group = -(-num_hypotheses // num_groups)
-    wait_for = wait_for or per_group
+    wait_for = max(wait_for or per_group, per_group)
     kept = max(per_group, wait_for)
     length_penalty, max_length, min_length = (
         tf.cast(value, dtype) if tf.is_tensor(value) else value
@@ -191,7 +193,10 @@ def search(
 
         alpha = rows_of(sources, length_penalty)
         scores, coverage = ended / penalty_of(length, alpha, length_penalty_kind), loop.carried.coverage
+        scores = tf.where(ended == -_INFINITY, ended, scores)  # a penalty may be infinite
         if coverage_penalty:
+            if attention is None or attention.shape[-1] == 0:
+                raise ValueError("search needs a step that gives attention, for a coverage_penalty. Received: none.")
             coverage += tf.cast(attention, tf.float32)
             real = tf.gather(source_mask, sources)[:, None]
             total = tf.reshape(coverage, [-1, beams, tf.shape(coverage)[-1]])
@@ -221,14 +226,14 @@ def search(
             keep = tf.where(tf.logical_not(tf.reduce_all(tf.reshape(done, [-1, num_groups]), 1)))[:, 0]  # [A']
             leaving = tf.shape(keep)[0] < num_active
             active = tf.gather(active, keep)
-            memory = _leave(leaving, memory, keep)
+            memory = leave(leaving, memory, keep, keep)
             tokens, live, live_truth, done, places = (
                 _gather_rows(part, keep, num_groups) for part in (tokens, live, live_truth, done, places))
         flat = tf.reshape(places, [-1])
         if beams > 1:
-            carried = tf.nest.map_structure(lambda leaf: tf.gather(leaf, flat), carried)
-        elif compact:
-            carried = _leave(leaving, carried, flat)
+            carried = reorder(carried, flat)
+        if compact:
+            carried = leave(leaving, carried, None if beams > 1 else flat, keep)
         tokens = tf.reshape(tokens, [-1])
         if not isinstance(carried.past, tuple):
             here = tf.range(tf.shape(carried.past)[-1]) == loop.t
@@ -268,11 +273,6 @@ def search(
     return gather_answers(loop.pool, loop.history, steps, batch_size, num_groups, per_group, num_hypotheses)
 
 
-def tile(state, beam_size):
-    """Repeats each row of every leaf beam_size times: [B, ...] to [B * K, ...]."""
-    return tf.nest.map_structure(lambda leaf: tf.repeat(leaf, beam_size, axis=0), state)
-
-
 def _rows_of(active, num_groups):
     """[A] sources to [A * G] searches."""
     if num_groups == 1:
@@ -289,15 +289,6 @@ def _gather_rows(part, keep, num_groups):
     grouped = tf.reshape(part, tf.concat([[-1, num_groups], tf.shape(part)[1:]], 0))
     shape = tf.concat([[-1], tf.shape(part)[1:]], 0)
     return tf.ensure_shape(tf.reshape(tf.gather(grouped, keep), shape), [None, *part.shape[1:]])
-
-
-def _leave(leaving, nest, rows):
-    """The rows of every leaf, where any row is left out; else all as they are, without a copy."""
-    leaves = tf.nest.flatten(nest)
-    if not leaves:
-        return nest
-    found = tf.cond(leaving, lambda: [tf.gather(leaf, rows) for leaf in leaves], lambda: leaves)
-    return tf.nest.pack_sequence_as(nest, found if isinstance(found, list | tuple) else [found])
 
 
 def _shapes(loop):

@@ -41,7 +41,7 @@ def combine(steps, weights=None, combination="log_linear"):
                 tf.stack([part + tf.math.log(weight) for weight, part in zip(weights, parts, strict=True)]), 0)
         attentions = [attention for _, _, attention in found]
         attention = None
-        if all(each is not None for each in attentions):
+        if all(each is not None and each.shape[-1] != 0 for each in attentions):
             attention = tf.add_n([
                 weight * tf.cast(each, tf.float32) for weight, each in zip(weights, attentions, strict=True)])
         return logits, tuple(state for _, state, _ in found), attention

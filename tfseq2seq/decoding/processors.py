@@ -45,7 +45,8 @@ def forbid_tokens(tokens, vocabulary_size):
         tokens: ids, of no special token; end and length have settings of their own.
         vocabulary_size: V.
     """
-    mask = tf.constant([-_INFINITY if token in set(tokens) else 0.0 for token in range(vocabulary_size)])
+    forbidden = set(tokens)
+    mask = tf.constant([-_INFINITY if token in forbidden else 0.0 for token in range(vocabulary_size)])
     return lambda logits, past: logits + mask
 
 
@@ -75,7 +76,7 @@ def block_ngrams(size):
 
     @needs_past
     def process(logits, past):
-        windows = tf.shape(past.tokens)[2] - size + 1  # n-grams that an answer can have
+        windows = tf.maximum(tf.shape(past.tokens)[2] - size + 1, 0)  # n-grams that an answer can have
         begun = recent_tokens(past, size - 1)  # [R, K, n - 1]
         same = tf.range(windows) <= past.length - size  # [W], those that are there
         same = tf.zeros_like(past.tokens[:, :, :1], tf.bool) | same
@@ -160,8 +161,8 @@ def free_end_at(max_length):
     def process(logits, past):
         most = tf.convert_to_tensor(max_length)
         most = tf.gather(most, past.sources)[:, None, None] if most.shape.rank else most
-        certain = tf.where(tf.range(logits.shape[2]) == EOS, 0.0, -_INFINITY)
-        return tf.where(past.length + 1 >= most, certain, logits)
+        free = tf.logical_and(tf.range(logits.shape[2]) == EOS, logits > -_INFINITY)  # unless it is forbidden
+        return tf.where(past.length + 1 >= most, tf.where(free, 0.0, -_INFINITY), logits)
 
     return process
 

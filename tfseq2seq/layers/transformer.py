@@ -160,30 +160,34 @@ class TransformerLayer(keras.layers.Layer):
             rows = self.cross_residual.after(rows, self.cross_attention.output(steps.pack(mixed)), training)
         return self._feed(rows, training), weights
 
-    def step(self, rows, cache, extend, bias, position, memory, memory_bias, training=False):
+    def step(self, rows, cache, extend, bias, positions, memory, memory_bias, training=False):
         """One step of N = B * K hypotheses, those of one source side by side.
 
         Args:
             rows: [N, units] float.
-            cache: keys and values of the steps before, each [N, heads, C, D].
-            extend: (cached, those of this step [N, heads, 1, D]) -> [N, heads, C', D].
-            bias: [1, heads or 1, 1, C'] float32, added to the scores of the self-attention.
-            position: scalar int32, t.
+            cache: keys and values of the steps before, each [B, heads, C, D].
+            extend: (cached, those of this step [B, heads, K, D]) -> [B, heads, C', D].
+            bias: [B, heads or 1, K, C'] float32, added to the scores of the self-attention.
+            positions: [K] int32, t everywhere.
             memory: keys and values of the source, each [B, heads, S, D].
             memory_bias: [B, 1, 1, S] float32.
             training: Whether dropout is on.
         Returns:
             rows [N, units], the cache with this step, weights on the source [B, heads, K, S] float32.
         """
+        num_rows, num_sources = tf.shape(rows)[0], tf.shape(memory[0])[0]
+        beam = num_rows // tf.maximum(num_sources, 1)  # 0 sources have 0 rows
+
+        def of_sources(vectors):
+            return tf.reshape(vectors, [num_sources, beam, vectors.shape[-1]])
+
         projected = self.self_attention.project(self.self_residual.before(rows))
-        query, keys, values = self._split(projected[:, None], position[None])
+        query, keys, values = self._split(of_sources(projected), positions)
         cache = tuple(extend(*pair) for pair in zip(cache, (keys, values), strict=True))
         mixed, _ = self.self_attention.attend(query, cache[0], cache[1], bias, training)
-        rows = self.self_residual.after(rows, self.self_attention.output(mixed[:, 0]), training)
-        num_rows, num_sources = tf.shape(rows)[0], tf.shape(memory[0])[0]
-        query = self.cross_attention.query(self.cross_residual.before(rows))
-        beam = num_rows // tf.maximum(num_sources, 1)  # 0 sources have 0 rows
-        query = tf.reshape(query, [num_sources, beam, query.shape[-1]])
+        mixed = tf.reshape(mixed, [num_rows, mixed.shape[-1]])
+        rows = self.self_residual.after(rows, self.self_attention.output(mixed), training)
+        query = of_sources(self.cross_attention.query(self.cross_residual.before(rows)))
         mixed, weights = self.cross_attention.attend(query, memory[0], memory[1], memory_bias, training)
         mixed = tf.reshape(mixed, [num_rows, mixed.shape[-1]])
         rows = self.cross_residual.after(rows, self.cross_attention.output(mixed), training)
