@@ -31,7 +31,7 @@ def test_the_rule_is_found(kind, task):
 def test_a_fixed_context_forgets_what_is_long():
     """Cho et al., 2014, arXiv:1409.1259, section 4.2: what one vector holds is soon full."""
     fixed = Learner(RECURRENT, {"kind": "recurrent", "units": 128, "dropout": 0.0}, 4e-3)
-    fixed.learn("copy", SECONDS)
+    fixed.learn("copy", SECONDS / 2)
     found = {length: fixed.sequence_accuracy("copy", (length, length)) for length in range(SHORTEST, LONGEST + 1, 2)}
     print(f"copy, fixed context, {fixed.steps} steps, by length: {found}")
     assert found[SHORTEST] > found[LONGEST] + 0.2
