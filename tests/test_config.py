@@ -180,6 +180,11 @@ def test_a_missing_name_is_asked_for():
             "Received: finish=\"all\", stop=\"first\", wait_for=None.",
         ),
         (
+            {"model": {"encoder": {"merge_states": True}, "decoder": {"kind": "transformer"}}},
+            "'model': merge_states would learn nothing, as no decoder reads the last states: leave it out. "
+            "Received: decoder.kind = \"transformer\", bridge = \"zero\".",
+        ),
+        (
             {"decode": {"coverage_penalty": 0.2}, "model": {"decoder": {"kind": "recurrent"}}},
             "decode.coverage_penalty needs a decoder with attention: \"attentional\" or \"transformer\". Received: "
             "coverage_penalty=0.2, decoder.kind = \"recurrent\".",
@@ -284,6 +289,9 @@ def test_a_learned_pooling_that_nothing_reads_is_refused():
         ({"encoder": {**TRANSFORMER, "heads": 3}}, "units must be a multiple of heads. Received: units=16, heads=3."),
         ({"encoder": {"kind": "convolutional", "kernel_size": 4}}, "kernel_size must be odd"),
         ({"encoder": {"kind": "convolutional", "max_positions": 64}}, "max_positions must reach the longest encoder"),
+        # Long enough for answers, not for targets to score.
+        ({"decoder": {"kind": "transformer", "positions": "learned", "max_positions": 128}},
+         "max_positions must reach the longest decoder input, 256 tokens"),
         ({"encoder": {"merge_states": True, "bidirectional": False}}, "merge_states needs two directions"),
         ({"encoder": {"kind": "sequence", "encoders": [TRANSFORMER, {"unit": 3}]}},
          "unknown key 'model.encoder.encoders.1.unit'. Did you mean 'units'?"),

@@ -250,6 +250,10 @@ class Seq2Seq(keras.Model):
             raise ValueError(
                 "Seq2Seq needs a loss that sums over tokens, as its weights already hold 1 / (tokens of the global "
                 f"batch): compile with loss=tfseq2seq.TokenCrossEntropy(). Received: loss={self.loss!r}.")
+        if weights is not None and len(weights.shape) != 2:
+            raise ValueError(
+                "Seq2Seq needs sample weights of [B, T], on each real token 1 / (real tokens of the global batch); "
+                f"leave them out to have them made. Received: shape {tuple(weights.shape)}.")
         if weights is None:
             mask = tf.cast(labels != PAD, tf.float32)
             count = tf.reduce_sum(mask)

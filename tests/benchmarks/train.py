@@ -13,15 +13,15 @@ turns. With the same weights and no dropout all must first give the same loss, o
 peak is that of the best large matrix product of the same run; the work is three times the operations of the forward
 pass over real tokens.
 
-Last run (2026-11-27, commit 638718e, 2 cores of an Intel Xeon with AVX-512, 5 turns of small and 3 of base), real target
-tokens a second, with the share of the peak and the time as a multiple of ours:
+Last run (2026-11-27, commit 638718e, 2 cores of an Intel Xeon with AVX-512, 5 turns of small and 3 of base), real
+target tokens a second, with the share of the peak and the time as a multiple of ours:
 
              ours         Transformers 5.24 / torch 2.13    OpenNMT-tf 2.32 / TensorFlow 2.13
     small   3,413  47 %   2,384  33 %  1.41                 2,917  40 %  1.16
     base      531  58 %     344  38 %  1.52                   462  51 %  1.17
 
-The loss from one softmax pass made ours 2 % faster on small since. With AVX2 (Zen 3, commit 89879d6) Transformers took 1.25
-times ours on small.
+The loss from one softmax pass made ours 2 % faster on small since. With AVX2 (Zen 3, commit 89879d6) Transformers took
+1.25 times ours on small.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from tfseq2seq.config import Model
 from tfseq2seq.decoding import tile
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.losses import TokenCrossEntropy
+from tfseq2seq.model import build_model
 from tfseq2seq.structures import PAD
 
 
@@ -93,6 +94,7 @@ def test_gradients_are_finite_and_reach_every_weight(model, expected):
     names = [variable.path for variable in model.trainable_variables]
     assert [name for name, each in zip(names, gradients, strict=True) if each is None] == []
     assert [name for name, each in zip(names, gradients, strict=True) if not np.isfinite(each).all()] == []
+    assert [name for name, each in zip(names, gradients, strict=True) if not np.any(each)] == []
 
 
 def test_a_row_of_padding_gives_no_nan_and_no_gradient(model, expected):
@@ -149,3 +151,25 @@ def test_config_round_trip_makes_the_same_encoder_and_decoder(pair):
         copy.set_weights(part.get_weights())
     for found, expected in zip(tf.nest.flatten(run(*again)), tf.nest.flatten(run(*parts)), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+RECURRENT, CONVOLUTION = {"kind": "recurrent", "units": 4}, {"kind": "convolutional", "units": 4, "layers": 1}
+TRANSFORMER = {"kind": "transformer", "units": 4, "heads": 1, "layers": 1, "feed_forward_units": 4}
+
+
+@pytest.mark.parametrize(("encoder", "by_default"), [
+    (RECURRENT, False), (TRANSFORMER, True), (CONVOLUTION, False),
+    ({"kind": "sequence", "encoders": [CONVOLUTION, TRANSFORMER]}, False),
+    ({"kind": "sequence", "encoders": [TRANSFORMER, RECURRENT]}, True),
+    ({"kind": "parallel", "encoders": [TRANSFORMER, TRANSFORMER]}, True),
+    ({"kind": "parallel", "encoders": [TRANSFORMER, RECURRENT]}, False)], ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_embeddings_are_scaled_for_a_transformer_or_as_the_recipe_says(encoder, by_default, asked):
+    """Vaswani et al., 2017, section 3.4: times the root of the width."""
+    model = build_model(
+        Model(embedding_units=16, scale_embeddings=asked, encoder=encoder, decoder={"kind": "recurrent", "units": 4}),
+        9, 9)
+    ids, factor = tf.constant([[4, 7]]), 4.0 if (by_default if asked is None else asked) else 1.0
+    np.testing.assert_allclose(model.embed_source(ids), tf.gather(model.source_embedding.table, ids) * factor)
+    target = 4.0 if asked else 1.0
+    np.testing.assert_allclose(model.embed_target(ids), tf.gather(model.target_embedding.table, ids) * target)

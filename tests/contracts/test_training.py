@@ -105,3 +105,11 @@ def test_a_loss_that_does_not_sum_is_refused():
     model.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(ValueError, match="compile with loss=tfseq2seq.TokenCrossEntropy"):
         model.fit(batch(), steps_per_epoch=1, shuffle=False, verbose=0)
+
+
+def test_weights_of_rows_are_refused():
+    model = make(PAIRS[0])
+    model.compile("adam", loss=TokenCrossEntropy(), run_eagerly=True)
+    inputs = {"source": SOURCE, "target": TARGET}
+    with pytest.raises(ValueError, match=r"sample weights of \[B, T\].* leave them out .* Received: shape \(2,"):
+        model.train_on_batch(inputs, LABELS, sample_weight=np.ones(len(SOURCE)))

@@ -111,10 +111,12 @@ def test_one_step_after_the_other_gives_what_all_at_once_gives(options):
     expected, _ = layer.read(
         steps.pack(tf.constant(inputs)), steps, causal_bias(4), tf.range(4), tiled, tf.repeat(bias, beam, 0))
     expected = steps.unpack(expected)
-    cache = (tf.zeros([2 * beam, HEADS, 0, UNITS // HEADS]),) * 2
+    cache = (tf.zeros([2, HEADS, 0, UNITS // HEADS]),) * 2
     for t in range(4):
+        own = np.arange(beam * (t + 1)) % beam == np.arange(beam)[:, None]  # each goes on from itself
         rows, cache, weights = layer.step(
-            tf.constant(inputs[:, t]), cache, tf.zeros([1, 1, 1, t + 1]), tf.constant(t), memory, bias)
+            tf.constant(inputs[:, t]), cache, lambda cached, new: tf.concat([cached, new], 2),
+            tf.constant(np.where(own, 0.0, -1e9)[None, None], tf.float32), tf.fill([beam], t), memory, bias)
         np.testing.assert_allclose(rows, expected[:, t], atol=1e-5)
         assert weights.shape == (2, HEADS, beam, 4)
 

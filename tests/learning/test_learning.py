@@ -22,7 +22,8 @@ SECONDS = 170
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_rule_is_found(kind, task):
     learner = Learner(*MODELS[kind])
-    accuracy, seconds = learner.learn(task, SECONDS, enough=0.995)
+    _, seconds = learner.learn(task, SECONDS, enough=0.995)
+    accuracy = learner.sequence_accuracy(task, number=2048, seed=7)  # not those by which it knew when to stop
     print(f"{task}, {kind}: {accuracy:.3f} after {learner.steps} steps, {seconds:.0f} s")
     assert accuracy >= 0.99
 
@@ -34,4 +35,4 @@ def test_a_fixed_context_forgets_what_is_long():
     fixed.learn("copy", SECONDS / 2)
     found = {length: fixed.sequence_accuracy("copy", (length, length)) for length in range(SHORTEST, LONGEST + 1, 2)}
     print(f"copy, fixed context, {fixed.steps} steps, by length: {found}")
-    assert found[SHORTEST] > found[LONGEST] + 0.2
+    assert found[SHORTEST] > 0.9 and found[LONGEST] < 0.5

@@ -11,7 +11,8 @@ Size = Literal["tiny", "small", "base", "big"]
 
 # preset -> the keys it sets, a family each; keys of the recipe's own win. The Transformer's base and big are those of
 # Vaswani et al., 2017, table 3; the convolutional small is Gehring et al.'s for IWSLT and big theirs for WMT en-ro;
-# the recurrent base and big are of the depth and width of Luong et al., 2015, and Wu et al., 2016 (8 layers there).
+# the recurrent big has the depth and about the width of Luong et al., 2015, and the width of Wu et al., 2016 (8 layers
+# there); base is half as deep.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "recurrent encoder": {
         "tiny": {"layers": 1, "units": 64}, "small": {"layers": 1, "units": 256},
@@ -328,6 +329,12 @@ class Model(Table):
             raise ValueError(
                 "pooling = \"attentive\" would learn nothing, as no decoder reads the fixed context: use it with the "
                 "recurrent decoder or bridge = \"pooled\". "
+                f"Received: decoder.kind = \"{decoder.kind}\", bridge = \"{bridge}\"")
+        reads_state = bridge in ("copy", "dense") or (bridge == "auto" and encoder.state is not None)
+        if getattr(encoder, "merge_states", False) and not reads_state and not (
+                reads_context and encoder.pooling == "last"):
+            raise ValueError(
+                "merge_states would learn nothing, as no decoder reads the last states: leave it out. "
                 f"Received: decoder.kind = \"{decoder.kind}\", bridge = \"{bridge}\"")
         return self
 

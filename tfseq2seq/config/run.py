@@ -202,7 +202,9 @@ class Run(Table):
                     "sources: set it to false. Received: encoder.kind = \"parallel\"")
         for side, table, lengths in (
                 ("encoder", self.model.encoder, (self.data.max_source_length, self.export.max_source_length)),
-                ("decoder", self.model.decoder, (self.data.max_target_length, self.decode.max_length))):
+                # The signature "score" reads targets as long as sources.
+                ("decoder", self.model.decoder, (
+                    self.data.max_target_length, self.decode.max_length, self.export.max_source_length))):
             limit = longest(table)
             if limit is not None and limit < max(lengths):
                 raise ValueError(

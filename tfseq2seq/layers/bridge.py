@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.base import check_name
+
 
 @keras.saving.register_keras_serializable("tfseq2seq")
 class Bridge(keras.layers.Layer):
@@ -23,11 +25,12 @@ class Bridge(keras.layers.Layer):
     Returns:
         Nested tuple as `widths`, each leaf [B, width].
     Raises:
-        ValueError: "copy" between stacks of different depth or width, or "dense" without last states.
+        ValueError: an unknown kind, "copy" between stacks of different depth or width, or "dense" without last states.
     """
 
     def __init__(self, kind, widths, **kwargs):
         super().__init__(**kwargs)
+        check_name("Bridge", "kind", kind, ("auto", "copy", "dense", "pooled", "zero"))
         self.kind = kind
         self.widths = tuple(tuple(parts) for parts in widths)
         self.projections = [

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.base import check_heads
 from tfseq2seq.layers.dropout import Dropout
 from tfseq2seq.layers.linear import Linear
 
@@ -75,10 +76,13 @@ class SelfAttention(keras.layers.Layer):
         units: Width, a multiple of `heads`.
         heads: Number of heads.
         dropout: Share of the attention weights set to 0 in training, in [0, 1).
+    Raises:
+        ValueError: `heads` does not divide `units`.
     """
 
     def __init__(self, units, heads, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
+        check_heads("SelfAttention", units, heads)
         self.units, self.heads, self.dropout = units, heads, dropout
         self.query_key_value = Linear(3 * units, parts=3, name="query_key_value", dtype=self.dtype_policy)
         self.output_projection = Linear(units, name="output_projection", dtype=self.dtype_policy)
@@ -116,6 +120,7 @@ class CrossAttention(keras.layers.Layer):
 
     def __init__(self, units, heads, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
+        check_heads("CrossAttention", units, heads)
         self.units, self.heads, self.dropout = units, heads, dropout
         self.query = Linear(units, name="query", dtype=self.dtype_policy)
         self.key_value = Linear(2 * units, parts=2, name="key_value", dtype=self.dtype_policy)

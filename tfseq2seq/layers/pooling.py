@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfseq2seq.layers.base import Layer
+from tfseq2seq.layers.base import Layer, check_name
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -20,10 +20,13 @@ class Pooling(Layer):
         mask: [B, S] bool, True on real steps. A row of padding gives 0 ("attentive": a mean of its values).
     Returns:
         [B, E] float.
+    Raises:
+        ValueError: an unknown kind.
     """
 
     def __init__(self, kind, **kwargs):
         super().__init__(**kwargs)
+        check_name("Pooling", "kind", kind, ("mean", "max", "attentive"))
         self.kind = kind
 
     def build(self, memory_shape):

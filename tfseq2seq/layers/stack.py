@@ -2,6 +2,7 @@
 
 import keras
 
+from tfseq2seq.layers.base import check_name
 from tfseq2seq.layers.dropout import Dropout
 from tfseq2seq.layers.normalization import NORMALIZATIONS
 
@@ -19,10 +20,13 @@ class Stack(keras.layers.Layer):
         normalization: "none", "layer" or "rms", of each layer's output.
         dropout: Share set to 0 in training, in [0, 1).
         dropout_per_sequence: Whether all steps share one mask (Gal & Ghahramani, 2016, arXiv:1512.05287).
+    Raises:
+        ValueError: an unknown normalization.
     """
 
     def __init__(self, layers, residual, normalization, dropout, dropout_per_sequence, **kwargs):
         super().__init__(**kwargs)
+        check_name("Stack", "normalization", normalization, ("none", *NORMALIZATIONS))
         policy = self.dtype_policy
         self.layers, self.residual, self.normalization = layers, residual, normalization
         self.dropout, self.dropout_per_sequence = dropout, dropout_per_sequence

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.base import check_name
 from tfseq2seq.layers.dropout import Dropout
 from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.multihead import CrossAttention, SelfAttention
@@ -17,6 +18,8 @@ ACTIVATIONS = {
     "gelu_tanh": lambda values: tf.nn.gelu(values, approximate=True),  # as BERT, GPT-2 and T5 v1.1 compute it
     "swish": tf.nn.silu,
 }
+
+POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "none")
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -176,7 +179,7 @@ class TransformerLayer(keras.layers.Layer):
             rows [N, units], the cache with this step, weights on the source [B, heads, K, S] float32.
         """
         num_rows, num_sources = tf.shape(rows)[0], tf.shape(memory[0])[0]
-        beam = num_rows // tf.maximum(num_sources, 1)  # 0 sources have 0 rows
+        beam = tf.maximum(num_rows // tf.maximum(num_sources, 1), 1)  # 0 sources have 0 rows
 
         def of_sources(vectors):
             return tf.reshape(vectors, [num_sources, beam, vectors.shape[-1]])
@@ -213,6 +216,8 @@ class TransformerStack(keras.layers.Layer):
         max_positions: Number of learned positions.
         causal: Whether no step sees a later one.
         All others: See `TransformerLayer`.
+    Raises:
+        ValueError: an unknown activation, norm, normalization or kind of positions, or heads that do not divide units.
     """
 
     def __init__(
@@ -221,6 +226,10 @@ class TransformerStack(keras.layers.Layer):
         attention_dropout=0.0, feed_forward_dropout=0.0, **kwargs,
     ):
         super().__init__(**kwargs)
+        for argument, value, known in (
+                ("activation", activation, ACTIVATIONS), ("norm", norm, ("pre", "post")),
+                ("normalization", normalization, NORMALIZATIONS), ("positions", positions, POSITIONS)):
+            check_name("TransformerStack", argument, value, known)
         policy = self.dtype_policy
         self.layers, self.units, self.heads = layers, units, heads
         self.positions, self.causal, self.norm = positions, causal, norm
