@@ -162,7 +162,7 @@ TRANSFORMER = {"kind": "transformer", "units": 4, "heads": 1, "layers": 1, "feed
     ({"kind": "sequence", "encoders": [CONVOLUTION, TRANSFORMER]}, False),
     ({"kind": "sequence", "encoders": [TRANSFORMER, RECURRENT]}, True),
     ({"kind": "parallel", "encoders": [TRANSFORMER, TRANSFORMER]}, True),
-    ({"kind": "parallel", "encoders": [TRANSFORMER, RECURRENT]}, False)], ids=lambda value: str(value)[:60])
+    ({"kind": "parallel", "encoders": [TRANSFORMER, CONVOLUTION]}, False)], ids=lambda value: str(value)[:60])
 @pytest.mark.parametrize("asked", [None, True, False])
 def test_embeddings_are_scaled_for_a_transformer_or_as_the_recipe_says(encoder, by_default, asked):
     """Vaswani et al., 2017, section 3.4: times the root of the width."""
