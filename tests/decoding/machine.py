@@ -9,13 +9,17 @@ import functools
 
 import numpy as np
 import tensorflow as tf
+from hypothesis import strategies as st
 
 from tests import reference
 from tfseq2seq.decoding import search
 
 VOCABULARY, CYCLE, SOURCES, STEPS = 7, 5, 3, 4
+SEEDS = st.integers(0, 2**32 - 1)
 NOISE = 2e-5  # nats; of float32 sums of this size
 
+BEAM = {"beam_size": 3, "num_hypotheses": 3, "length_penalty": 0.6, "max_length": STEPS}
+WIDE = {"beam_size": 100, "num_hypotheses": 20, "length_penalty": 1.0, "max_length": STEPS}
 
 def random_table(seed, sources=SOURCES):
     """Logits [source, hash, last token, next token]."""
@@ -106,3 +110,21 @@ def all_tokens(found, b):
 
 def assert_close(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def search_all(table, make_options, **options):
+    return answers(table, make_options, {"sources": np.zeros(len(table), np.int32)}, **options)
+
+
+def check_scores(table, found, alpha):
+    """Of every answer that exists: the model's, whatever was forbidden."""
+    for b, h in np.argwhere(np.isfinite(found.scores)):
+        tokens, model = tokens_of(found, b, h), log_probabilities_of(table, b)
+        each = [model([reference.BOS, *tokens[:i]])[token] for i, token in enumerate(tokens)]
+        assert_close(found.token_log_probabilities[b, h, : len(tokens)], each)
+        assert_close(found.log_probabilities[b, h], sum(each))
+        assert_close(found.scores[b, h], sum(each) / reference.penalty(len(tokens), alpha))
+
+
+def of_each_row(tensors):
+    return dict(tensors)

@@ -156,6 +156,11 @@ def search(
         """A setting of each row's source: a number for all as it is, [B] as [R, 1]."""
         return tf.gather(value, sources)[:, None] if tf.is_tensor(value) and value.shape.rank else value
 
+    def changed(processes, states, logits, past):
+        for process, state in zip(processes, states, strict=True):
+            logits = process(logits, past, state) if hasattr(process, "start") else process(logits, past)
+        return logits
+
     def normalizer_of(logits):
         normalizer = log_sum_exp(logits)
         # Where a reshaper left nothing, all stays impossible.
@@ -171,13 +176,10 @@ def search(
         if not isinstance(past_tokens, tuple):
             past_tokens = tf.reshape(past_tokens, [-1, beams, tf.shape(past_tokens)[-1]])
         past = Past(loop.t, past_tokens, sources)
-        logits, normalizer, length = original, None, loop.t + 1
-        for number, (process, of_process) in enumerate(zip(changes, loop.carried.processors, strict=True)):
-            if number == len(reshapers):
-                normalizer = normalizer_of(logits)
-            logits = process(logits, past, of_process) if hasattr(process, "start") else process(logits, past)
-        if normalizer is None and (reshapers or choice.needs_normalizer):
-            normalizer = normalizer_of(logits)
+        states, length = loop.carried.processors, loop.t + 1
+        logits = changed(reshapers, states[: len(reshapers)], original, past)
+        normalizer = normalizer_of(logits) if changes or choice.needs_normalizer else None
+        logits = changed(processors, states[len(reshapers) :], logits, past)
         at_end = length >= rows_of(sources, max_length)  # [R, 1] or scalar
         turn = Turn(
             logits, loop.live, normalizer, past, loop.carried.choice, length < rows_of(sources, min_length), at_end,

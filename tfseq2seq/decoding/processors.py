@@ -143,9 +143,7 @@ def no_end_before(min_length):
     """
 
     def process(logits, past):
-        least = tf.convert_to_tensor(min_length)
-        least = tf.gather(least, past.sources)[:, None, None] if least.shape.rank else least
-        early = tf.logical_and(past.length + 1 < least, tf.range(logits.shape[2]) == EOS)
+        early = tf.logical_and(past.length + 1 < _of_searches(min_length, past), tf.range(logits.shape[2]) == EOS)
         return tf.where(early, -_INFINITY, logits)
 
     return process
@@ -159,10 +157,9 @@ def free_end_at(max_length):
     """
 
     def process(logits, past):
-        most = tf.convert_to_tensor(max_length)
-        most = tf.gather(most, past.sources)[:, None, None] if most.shape.rank else most
         free = tf.logical_and(tf.range(logits.shape[2]) == EOS, logits > -_INFINITY)  # unless it is forbidden
-        return tf.where(past.length + 1 >= most, tf.where(free, 0.0, -_INFINITY), logits)
+        at_limit = past.length + 1 >= _of_searches(max_length, past)
+        return tf.where(at_limit, tf.where(free, 0.0, -_INFINITY), logits)
 
     return process
 
@@ -187,6 +184,12 @@ class only_from:  # noqa: N801  # beside the functions, which are used alike
     def __call__(self, logits, past, state):
         allowed = self.trie.allowed(state, logits.shape[2])  # [N, V]
         return tf.where(tf.reshape(allowed, tf.shape(logits)), logits, -_INFINITY)
+
+
+def _of_searches(value, past):
+    """A number for all sources as it is, or one of each, [B], as [R, 1, 1]."""
+    value = tf.convert_to_tensor(value)
+    return tf.gather(value, past.sources)[:, None, None] if value.shape.rank else value
 
 
 def recent_tokens(past, count):
