@@ -1,19 +1,18 @@
 """Our model and our search."""
 
-import os
-
 import numpy as np
 
 from tests.benchmarks import weights
 from tests.benchmarks.rivals.side import LENGTH_PENALTY, MAX_LENGTH, TensorFlowSide
 from tests.benchmarks.sizes import BOS, Size, pad
+from tfseq2seq.memory import keep_freed_memory
 
 
 class Ours(TensorFlowSide):
     """Our search over the model, in one traced function for any batch."""
 
     def __init__(self, size, path, streams):
-        os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")  # as the command line does
+        keep_freed_memory()  # as the command line does
         super().__init__(streams)
         self.model = (_transformer if isinstance(size, Size) else _recurrent)(size, weights.load(path))
         # The formula of the rivals: n^alpha in Transformers and CTranslate2, GNMT's in OpenNMT-tf and Addons.
