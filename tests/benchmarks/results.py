@@ -1,5 +1,6 @@
 """What a decoding benchmark says of its answers and of its times."""
 
+import math
 import statistics
 import zlib
 from typing import NamedTuple
@@ -18,9 +19,22 @@ class Decoded(NamedTuple):
 
 
 def checksum(answers):
-    """Eight digits that change with any token of any answer or with the order of the answers."""
+    """Eight digits that change with any token or the order of the answers, and the sum of their own scores in nats.
+
+    Scores are summed, not hashed: the order in which threads add moves their last bits. The sum is left out where a
+    side does not say its scores.
+    """
     text = ";".join(",".join(map(str, answer.tokens)) for answer in answers)
-    return f"{zlib.crc32(text.encode()):08x}"
+    total = math.fsum(answer.log_probability for answer in answers)
+    return f"{zlib.crc32(text.encode()):08x}" + ("" if math.isnan(total) else f" {total:.2f}")
+
+
+def repeats(answers, others, tolerance=1e-3):
+    """Whether all tokens are equal, and all log-probabilities but for `tolerance` nats, or both unsaid."""
+    return equal_share(answers, others) == 1 and all(
+        abs(one.log_probability - two.log_probability) <= tolerance
+        or (math.isnan(one.log_probability) and math.isnan(two.log_probability))
+        for one, two in zip(answers, others, strict=True))
 
 
 def num_tokens(answers):
@@ -29,7 +43,7 @@ def num_tokens(answers):
 
 
 def mean_log_probability(answers):
-    """Nats an answer; the second checksum, which a change in a score moves."""
+    """Nats an answer."""
     return statistics.fmean(answer.log_probability for answer in answers)
 
 

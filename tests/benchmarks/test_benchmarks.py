@@ -1,5 +1,6 @@
 """The parts of the benchmarks that can be wrong without a model: what is drawn, counted and compared."""
 
+import math
 import sys
 
 import numpy as np
@@ -20,7 +21,24 @@ def test_the_checksum_sees_tokens_order_and_ends():
         [Decoded((1, 23), -1.0), Decoded((4, 3), -1.0)], [Decoded((12, 3, 4), -1.0), Decoded((3,), -1.0)]]
     found = {results.checksum(one) for one in [answers, *changed]}
     assert len(found) == 5
-    assert results.checksum([answer._replace(log_probability=-2.0) for answer in answers]) in found
+
+
+def test_the_checksum_sees_scores_where_a_side_says_them():
+    answers = [Decoded((12, 3), -1.0), Decoded((4, 3), -1.5)]
+    unsaid = [answer._replace(log_probability=math.nan) for answer in answers]
+    assert results.checksum(answers) == results.checksum(unsaid) + " -2.50"
+    assert results.checksum(answers) != results.checksum([answers[0], Decoded((4, 3), -1.51)])
+
+
+def test_a_pass_repeats_another_with_its_tokens_and_scores():
+    answers = [Decoded((12, 3), -1.0), Decoded((4, 3), -1.5)]
+    unsaid = [answer._replace(log_probability=math.nan) for answer in answers]
+    assert results.repeats(answers, [Decoded((12, 3), -1.00001), Decoded((4, 3), -1.5)])
+    assert results.repeats(unsaid, unsaid)
+    for others in (
+            unsaid, answers[::-1], [Decoded((12, 3), -1.002), Decoded((4, 3), -1.5)],
+            [Decoded((12, 3), -1.0), Decoded((5, 3), -1.5)]):
+        assert not results.repeats(answers, others)
 
 
 def test_sides_are_compared_where_their_tokens_are_equal():

@@ -13,15 +13,18 @@ turns. With the same weights and no dropout all must first give the same loss, o
 peak is that of the best large matrix product of the same run; the work is three times the operations of the forward
 pass over real tokens.
 
-Last run (2026-11-27, commit 638718e, 2 cores of an Intel Xeon with AVX-512, 5 turns of small and 3 of base), real
-target tokens a second, with the share of the peak and the time as a multiple of ours:
+Last run (2026-11-27, commit d90d32d, 2 cores of an AMD EPYC with AVX2 (Zen 3) whose speed drifts, 103 to 136 GFLOP/s in
+a large product; 5 turns of small, 2 of base), real target tokens a second, with the share of the peak and the time as a
+multiple of ours:
 
              ours         Transformers 5.24 / torch 2.13    OpenNMT-tf 2.32 / TensorFlow 2.13
+    small   1,607  72 %   1,119  50 %  1.43                 1,096  49 %  1.48
+    base      239         154          1.55                   168        1.42
+
+On 2 cores of an Intel Xeon with AVX-512 (commit 638718e), before freed memory was kept, which takes a tenth off a step:
+
     small   3,413  47 %   2,384  33 %  1.41                 2,917  40 %  1.16
     base      531  58 %     344  38 %  1.52                   462  51 %  1.17
-
-The loss from one softmax pass made ours 2 % faster on small since. With AVX2 (Zen 3, commit 89879d6) Transformers took
-1.25 times ours on small.
 """
 
 import argparse
