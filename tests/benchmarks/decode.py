@@ -6,8 +6,8 @@ tokens, mean 20. The end token, the limit of 60 tokens and the length penalty of
 
 Before the clock runs, greedy outputs must be the same on all sides. With a beam they need not be: sides differ in the
 length penalty's formula and in when a search ends, so the share of equal outputs is printed, and what each side's
-outputs are worth under the model. Every timed pass must give the tokens and scores of the first. A pass is two batches of 32, or 8
-sentences one by one; the ratio is the median over the turns of the rival's seconds and ours.
+outputs are worth under the model. Every timed pass must give the tokens and scores of the first. A pass is two batches
+of 32, or 8 sentences one by one; the ratio is the median over the turns of the rival's seconds and ours.
 """
 
 import argparse
