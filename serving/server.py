@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import grpc
+import tensorflow as tf
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -189,6 +190,7 @@ class _Services(
 def serve(
     folder: str | os.PathLike[str], port: int = 8500, host: str = "127.0.0.1",
     model_name: str = DEFAULT_MODEL, backend: str = "embedded", on_ready: Callable[[str], None] | None = None,
+    op_threads: int | None = None,
 ) -> None:
     """Answers requests until SIGTERM or Ctrl-C, then lets those under way end; a second Ctrl-C does not wait.
 
@@ -199,14 +201,20 @@ def serve(
         model_name: the name clients ask for.
         backend: "embedded", or "tensorflow_model_server", which turns this process into that binary.
         on_ready: told the address once requests are answered; the binary says so itself.
+        op_threads: threads that share one operation, at least 1; default: as many as there are cores. One is best
+            where several searches go on at once: requests side by side, or the parts of a recipe's `decode.parts`.
     Raises:
         ValueError: a setting or the folder is wrong.
         ServerError: the server cannot start.
     """
+    if op_threads is not None and op_threads < 1:
+        raise ValueError(f"serve needs op_threads >= 1. Received: op_threads={op_threads}.")
     if backend == BINARY:
-        _exec_binary(Path(folder), port, host, model_name)
+        _exec_binary(Path(folder), port, host, model_name, op_threads)
     if backend != "embedded":
         raise ValueError(f"serve needs backend 'embedded' or '{BINARY}'. Received: backend={backend!r}.")
+    if op_threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(op_threads)
     server = EmbeddedServer(folder, port, host, model_name)
     server.start()
     stopping = threading.Event()
@@ -222,7 +230,7 @@ def serve(
         server.stop()
 
 
-def _exec_binary(folder: Path, port: int, host: str, model_name: str) -> NoReturn:
+def _exec_binary(folder: Path, port: int, host: str, model_name: str, op_threads: int | None) -> NoReturn:
     if host != "0.0.0.0":
         raise ValueError(
             f"{BINARY} listens on every address of this machine; agree with host 0.0.0.0, or use the "
@@ -240,6 +248,8 @@ def _exec_binary(folder: Path, port: int, host: str, model_name: str) -> NoRetur
     os.execv(binary, [
         BINARY, f"--port={port}", "--rest_api_port=0", f"--model_name={model_name}",
         f"--model_base_path={folder.resolve()}", f"--grpc_max_threads={GRPC_THREADS}",
+        *([] if op_threads is None else [f"--tensorflow_intra_op_parallelism={op_threads}"]),
+        "--xla_cpu_compilation_enabled=true",  # for models exported with decode.jit_compile; others do not ask for it
         "--max_num_load_retries=0"])  # a broken model fails at once, not after minutes
 
 

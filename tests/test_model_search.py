@@ -1,4 +1,4 @@
-"""The search as XLA compiles it, against the same search in the plain graph."""
+"""The search as XLA compiles it, and in several parts, against the same search in the plain graph."""
 
 import keras
 import numpy as np
@@ -98,6 +98,61 @@ def test_what_a_row_asks_for_is_done_and_several_models_answer_as_one(both, mode
     assert_same(expected, found)
     texts = [text.split() for text in found["text"].numpy()[np.isfinite(found["score"])]]
     assert texts and all(text[0] == b"cats" and {b"dog", b"runs"} < set(text) for text in texts)
+
+
+ROWS = ["the cat", "a dog runs fast", "cats", "dogs and cats and the dog", "the cat"]
+# What each of these rows asks for; no two alike, or a row could take another's.
+ASKED = {
+    "length_penalty": [0.0, 0.4, 0.8, 1.2, 1.6], "min_length": [2, 3, 1, 4, 5], "max_length": [7, 6, 4, 5, 6],
+    "prefix": ["cats", "", "a dog", "the", "dogs and"], "phrases": ["dog\nruns", "cat", "", "fast", "the"]}
+DRAWN = {
+    **{name: ASKED[name] for name in ("length_penalty", "min_length", "max_length", "prefix")}, "seed": [5, 4, 3, 2, 1],
+    "temperature": [0.5, 1.0, 1.5, 2.0, 0.0], "top_k": [0, 3, 4, 5, 6], "top_p": [1.0, 0.9, 0.8, 0.7, 0.6],
+    "min_p": [0.0, 0.1, 0.05, 0.01, 0.02]}
+
+
+@pytest.mark.parametrize(("kinds", "decode", "asked"), [
+    (RECURRENT, {"coverage_penalty": 0.3, "finish": "best", "max_length_ratio": 1.5}, {}),
+    (ROTARY, {"num_groups": 3, "length_penalty": 0.0}, {}),
+    (ROTARY, {}, ASKED),
+    (RELATIVE, {"method": "sample"}, DRAWN),
+    (RELATIVE, {"repetition_penalty": 1.3, "renormalize": True, "block_ngrams": 1, "replace_unknown": True}, {}),
+], ids=["recurrent", "groups", "asked", "draws", "constraints"])
+def test_a_batch_in_parts_has_the_answers_of_one_search(tokenizers, model_of, kinds, decode, asked):
+    whole, parts = (
+        Generator(
+            model_of(kinds), *tokenizers,
+            Decode(**{"beam_size": 3, "num_hypotheses": 3, "max_length": 7, **decode}, parts=parts), 40)
+        for parts in (1, 2))
+    specs = [tf.TensorSpec([None], tf.string), *(tf.TensorSpec([None], ROW_OPTIONS[name]) for name in asked)]
+    answer = [
+        tf.function(
+            lambda text, *values, generator=generator: generator._answers(
+                text, 3, **dict(zip(asked, values, strict=True))), input_signature=specs)
+        for generator in (whole, parts)]
+    for rows in ([0, 1, 2, 3, 4], [3], []):
+        inputs = [ROWS, *asked.values()]
+        inputs = [
+            tf.constant([values[row] for row in rows], spec.dtype, shape=[len(rows)])
+            for values, spec in zip(inputs, specs, strict=True)]
+        (one, _, expected), (other, _, found) = (each(*inputs) for each in answer)
+        assert_same({**one, **expected._asdict()}, {**other, **found._asdict()})
+
+
+def test_parts_without_sources_and_more_parts_than_sources(tokenizers, model_of):
+    generator = Generator(
+        model_of(RECURRENT), *tokenizers, Decode(beam_size=2, num_hypotheses=2, max_length=7, parts=4), 40)
+    alone = [generator.answer_batch([line])[0] for line in ROWS]
+    for answers, expected in zip(generator.answer_batch(ROWS), alone, strict=True):
+        assert [answer.text for answer in answers] == [answer.text for answer in expected]
+
+
+def test_parts_are_traced_once(tokenizers, model_of):
+    generator = Generator(model_of(RECURRENT), *tokenizers, Decode(beam_size=2, max_length=7, parts=3), 40)
+    graph = generator.traced_answer.get_concrete_function().graph
+    calls = [operation for operation in graph.get_operations() if "PartitionedCall" in operation.type]
+    called = [operation.get_attr("f").name for operation in calls if "search_part" in operation.get_attr("f").name]
+    assert len(called) == 3 and len(set(called)) == 1
 
 
 def test_a_source_alone_is_compiled_and_several_are_not(both, model_of):

@@ -241,6 +241,9 @@ def serve(
     model_name: Annotated[str, typer.Option(help="The name clients ask for.")] = "tfseq2seq",
     backend: Annotated[
         str, typer.Option(help="embedded, or tensorflow_model_server (on PATH; with --host 0.0.0.0).")] = "embedded",
+    op_threads: Annotated[int | None, typer.Option(
+        min=1, show_default=False, help="Threads that share one operation; 1 is best for requests that come side by "
+        "side, and with decode.parts. Default: as many as there are cores.")] = None,
 ) -> None:
     """Answer gRPC requests as TensorFlow Serving does."""
     from serving.server import serve as run_server
@@ -250,7 +253,8 @@ def serve(
             f"serving {model_name} at {address}; ask with: tfseq2seq request \"TEXT\" --address {address}",
             highlight=False, soft_wrap=True)
 
-    run_server(folder, port=port, host=host, model_name=model_name, backend=backend, on_ready=ready)
+    run_server(
+        folder, port=port, host=host, model_name=model_name, backend=backend, on_ready=ready, op_threads=op_threads)
 
 
 @app.command()

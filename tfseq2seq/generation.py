@@ -14,7 +14,7 @@ from pipelines.text import SeveralSources, source_ids
 from tfseq2seq.alignment import alignments, in_source_order, replace_unknown
 from tfseq2seq.decoding import combine, expected_utility
 from tfseq2seq.decoding.scoring import score_tokens
-from tfseq2seq.model_search import find, find_compiled
+from tfseq2seq.model_search import find_compiled, find_in_parts
 from tfseq2seq.options import SearchOptions
 from tfseq2seq.structures import BOS, EOS, PAD, Hypotheses
 
@@ -70,9 +70,9 @@ class Generator(tf.Module):
             found = Hypotheses(*tf.cond(
                 tf.shape(source)[0] == 1,
                 lambda: find_compiled(self.models, source, self.decode.max_length, **arguments),
-                lambda: find(self.models, source, **arguments)))
+                lambda: find_in_parts(self.models, source, self.decode.parts, **arguments)))
         else:
-            found = find(self.models, source, **arguments)
+            found = find_in_parts(self.models, source, self.decode.parts, **arguments)
         if isinstance(self.tokenizers[0], SeveralSources):
             num_sources = len(self.model.encoder.encoders)
             found = found._replace(attention=in_source_order(found.attention, source, num_sources))

@@ -390,10 +390,23 @@ def test_the_binary_is_started_in_this_process_with_the_folder(exported, tmp_pat
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments) or sys.exit(0))
     with pytest.raises(SystemExit):
-        serve(exported, port=9000, host="0.0.0.0", backend="tensorflow_model_server")
+        serve(exported, port=9000, host="0.0.0.0", backend="tensorflow_model_server", op_threads=1)
     path, arguments = started[0]
     assert path == str(binary)
-    assert {"--port=9000", f"--model_base_path={exported}", f"--model_name={MODEL}"} <= set(arguments)
+    assert {
+        "--port=9000", f"--model_base_path={exported}", f"--model_name={MODEL}", "--tensorflow_intra_op_parallelism=1",
+        "--xla_cpu_compilation_enabled=true"} <= set(arguments)
+
+
+def test_threads_of_an_operation_are_set_before_a_model_is_loaded(exported, monkeypatch):
+    told = []
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", told.append)
+    monkeypatch.setattr(EmbeddedServer, "start", lambda server: sys.exit(len(told)))
+    with pytest.raises(SystemExit, match="1"):
+        serve(exported, op_threads=3)
+    assert told == [3]
+    with pytest.raises(ValueError, match="op_threads >= 1. Received: op_threads=0"):
+        serve(exported, op_threads=0)
 
 
 @pytest.mark.parametrize(

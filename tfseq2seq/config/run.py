@@ -113,6 +113,7 @@ class Decode(Table):
     weights: list[Annotated[float, Field(gt=0)]] | None = None  # of this run and the others; default: all alike
     ensemble: Literal["log_linear", "linear"] = "log_linear"  # mean of log-probabilities, or of probabilities
     batch_tokens: PositiveInt = 4096  # padded source tokens decoded at once by evaluate and predict
+    parts: PositiveInt = 1  # searches that a batch is divided into, at once: for servers on so many cores
     jit_compile: bool = False  # XLA compiles the search for a source that comes alone, at the first of its length
 
     @pydantic.model_validator(mode="after")

@@ -68,7 +68,7 @@ def search(
     step, state, memory=(), *, batch_size, vocabulary_size, beam_size=4, num_hypotheses=1, length_penalty=0.6,
     length_penalty_kind="gnmt", coverage_penalty=0.0, source_mask=None, max_length=100, min_length=1, num_groups=1,
     diversity_strength=0.5, alternatives_at=None, sampling=None, phrases=None, reshapers=(), processors=(),
-    finish="all", stop="bound", wait_for=None, compact=True, longest=None,
+    finish="all", stop="bound", wait_for=None, compact=True, longest=None, places=None,
 ):
     """Finds the likeliest outputs of a step function.
 
@@ -119,6 +119,8 @@ def search(
         wait_for: finished hypotheses of a group that `stop` looks at; default and least H / G, rounded up.
         compact: Whether sources that are done leave the batch. Without, all shapes stay the same, as XLA needs them.
         longest: an int, the greatest that a tensor `max_length` holds; default: found in the graph.
+        places: [B] int32, which rows of the settings that have one a source are those of these B sources, where the
+            settings are of more; likewise what `sampling`, `phrases` and the functions know. Default: 0 to B - 1.
     Returns:
         Hypotheses with T = steps that were run for the whole batch, at most max_length; without `compact` `longest`.
     Raises:
@@ -152,6 +154,9 @@ def search(
     else:
         choice = Beam(finish)
 
+    def places_of(sources):
+        return sources if places is None else tf.gather(places, sources)
+
     def rows_of(sources, value):
         """A setting of each row's source: a number for all as it is, [B] as [R, 1]."""
         return tf.gather(value, sources)[:, None] if tf.is_tensor(value) and value.shape.rank else value
@@ -169,7 +174,8 @@ def search(
     def body(*loop):
         loop = _Loop(*loop)
         num_active = tf.shape(loop.active)[0]
-        sources = tf.repeat(loop.active, num_groups) if num_groups > 1 else loop.active  # [R]
+        here = tf.repeat(loop.active, num_groups) if num_groups > 1 else loop.active  # [R]
+        sources = places_of(here)
         logits, new_state, attention = step(loop.tokens, loop.carried.state, loop.memory)
         original = tf.reshape(tf.cast(logits, tf.float32), [-1, beams, vocabulary_size])  # [R, K, V]
         past_tokens = loop.carried.past
@@ -200,7 +206,7 @@ def search(
             if attention is None or attention.shape[-1] == 0:
                 raise ValueError("search needs a step that gives attention, for a coverage_penalty. Received: none.")
             coverage += tf.cast(attention, tf.float32)
-            real = tf.gather(source_mask, sources)[:, None]
+            real = tf.gather(source_mask, here)[:, None]
             total = tf.reshape(coverage, [-1, beams, tf.shape(coverage)[-1]])
             scores += coverage_penalty * coverage_of(total, real)
         rows = _rows_of(loop.active, num_groups) if compact else None
@@ -238,9 +244,9 @@ def search(
             carried = leave(leaving, carried, None if beams > 1 else flat, keep)
         tokens = tf.reshape(tokens, [-1])
         if not isinstance(carried.past, tuple):
-            here = tf.range(tf.shape(carried.past)[-1]) == loop.t
-            carried = carried._replace(past=tf.where(here, tokens[:, None], carried.past))
-        chosen = Past(length, carried.past, tf.repeat(active, beam_size))
+            now = tf.range(tf.shape(carried.past)[-1]) == loop.t
+            carried = carried._replace(past=tf.where(now, tokens[:, None], carried.past))
+        chosen = Past(length, carried.past, tf.repeat(places_of(active), beam_size))
         carried = carried._replace(
             processors=tuple(
                 process.advance(of_process, tokens, chosen) if hasattr(process, "start") else of_process

@@ -9,11 +9,16 @@ from tfseq2seq.memory import keep_freed_memory
 
 
 class Ours(TensorFlowSide):
-    """Our search over the model, in one traced function for any batch."""
+    """Our search over the model, in one traced function for any batch.
+
+    A batch is divided among the cores of its stream, as by a recipe with so many `decode.parts`.
+    """
+
+    op_threads: int | None = 1
 
     def __init__(self, size, path, streams):
         keep_freed_memory()  # as the command line does
-        super().__init__(streams)
+        super().__init__(streams, self.op_threads)
         self.model = (_transformer if isinstance(size, Size) else _recurrent)(size, weights.load(path))
         # The formula of the rivals: n^alpha in Transformers and CTranslate2, GNMT's in OpenNMT-tf and Addons.
         self.length_penalty_kind = "length" if isinstance(size, Size) else "gnmt"
@@ -32,13 +37,15 @@ class Ours(TensorFlowSide):
         return found.tokens[:, 0], found.log_probabilities[:, 0]
 
     def _find(self, source, **options):
-        from tfseq2seq.model_search import find
+        from tfseq2seq.model_search import find_in_parts
 
-        return find([self.model], source, **options)
+        return find_in_parts([self.model], source, self.threads, **options)
 
 
 class OursCompiled(Ours):
     """The same, compiled by XLA: what a recipe with `decode.jit_compile = true` does for a source that comes alone."""
+
+    op_threads = None
 
     def _find(self, source, **options):
         from tfseq2seq.model_search import find_compiled

@@ -54,14 +54,18 @@ class TensorFlowSide(Side):
     """A side that searches in one traced function for any batch.
 
     A subclass gives `_search(source [B, S], beam_size)`, to the best tokens [B, T] and their log-probabilities [B].
+
+    Args:
+        streams: See `Side`.
+        op_threads: Threads that share an operation; default all of a stream.
     """
 
-    def __init__(self, streams):
+    def __init__(self, streams, op_threads=None):
         super().__init__(streams)
         import tensorflow
 
         self.tf, self.functions = tensorflow, {}
-        tensorflow.config.threading.set_intra_op_parallelism_threads(self.threads)
+        tensorflow.config.threading.set_intra_op_parallelism_threads(op_threads or self.threads)
         tensorflow.config.threading.set_inter_op_parallelism_threads(max(2, streams))
 
     def search(self, rows, beam_size):
