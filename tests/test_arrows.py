@@ -28,6 +28,7 @@ ARROWS = {
     "tfseq2seq.structures": [],
     "tfseq2seq.files": [],
     "tfseq2seq.plots": [],
+    "tfseq2seq.cpu": [],
     "tfseq2seq.tokenizers.*": ["tfseq2seq.structures", "tfseq2seq.files"],
     "tfseq2seq.layers.*": ["tfseq2seq.structures"],
     "tfseq2seq.encoders.*": ["tfseq2seq.layers.*", "tfseq2seq.structures"],

@@ -16,7 +16,7 @@ The map, in the order of the data; names in brackets are packages beside this on
     prediction      files of any size in, answers out in their order (output)
     evaluation      strings in, numbers out
     [serving]       export as a SavedModel, serve it over gRPC, ask it
-    cli             the commands
+    cli             the commands                          cpu          what TensorFlow is told before them
 
 Importing this package is cheap: TensorFlow loads with the first public name that needs it.
 """

@@ -13,14 +13,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tfseq2seq import cpu
 from tfseq2seq.config import ConfigError
 from tfseq2seq.console import progress_bar, show
 from tfseq2seq.interruption import Interrupted
-from tfseq2seq.memory import keep_freed_memory
 
 # Before TensorFlow is imported anywhere: it calls a missing GPU an error, on every start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-keep_freed_memory()
+cpu.prepare()
 
 app = typer.Typer(
     help="Sequence-to-sequence learning on TensorFlow and Keras, from raw text to an answered gRPC request.",

@@ -37,7 +37,7 @@ import numpy as np
 
 from tests.benchmarks.sizes import BOS, EOS, PAD, SIZES, TrainingBatch, draw_lengths, pad
 from tests.benchmarks.workers import Worker
-from tfseq2seq.memory import keep_freed_memory
+from tfseq2seq import cpu
 
 BATCH_TOKENS = 2048  # padded target tokens
 LABEL_SMOOTHING = DROPOUT = 0.1
@@ -49,7 +49,7 @@ class Ours:
     """Our model, trained as `fit` does."""
 
     def __init__(self, size, batches, jit_compile):
-        keep_freed_memory()  # as the command line does
+        cpu.prepare()  # as the command line does
         import tensorflow as tf
 
         from tfseq2seq.losses import TokenCrossEntropy

@@ -5,7 +5,7 @@ import numpy as np
 from tests.benchmarks import weights
 from tests.benchmarks.rivals.side import LENGTH_PENALTY, MAX_LENGTH, TensorFlowSide
 from tests.benchmarks.sizes import BOS, Size, pad
-from tfseq2seq.memory import keep_freed_memory
+from tfseq2seq import cpu
 
 
 class Ours(TensorFlowSide):
@@ -17,7 +17,7 @@ class Ours(TensorFlowSide):
     op_threads: int | None = 1
 
     def __init__(self, size, path, streams):
-        keep_freed_memory()  # as the command line does
+        cpu.prepare()  # as the command line does
         super().__init__(streams, self.op_threads)
         self.model = (_transformer if isinstance(size, Size) else _recurrent)(size, weights.load(path))
         # The formula of the rivals: n^alpha in Transformers and CTranslate2, GNMT's in OpenNMT-tf and Addons.

@@ -1,8 +1,12 @@
-"""How a process that computes on CPUs holds its memory: what TensorFlow frees stays in the process.
+"""What TensorFlow should be told before it computes on CPUs.
 
-TensorFlow asks the C library for the memory of every array, and of every matrix product for the blocks that it packs.
-The library hands large pieces back to the system as soon as they are freed, which must clear and map them again at
-the next step: half of a training step's time with both, a tenth with the packed blocks alone.
+What is freed should stay in the process. TensorFlow asks the C library for the memory of every array, and of every
+matrix product for the blocks that it packs. The library hands large pieces back to the system as soon as they are
+freed, which must clear and map them again at the next step: half of a training step's time with both, a tenth with the
+packed blocks alone.
+
+And oneDNN should multiply the matrices. TensorFlow leaves them to Eigen on processors without AVX-512, where with
+oneDNN a step of training takes 7 % less, and one of decoding 10 to 14 %.
 """
 
 import ctypes
@@ -16,11 +20,12 @@ _MALLOC = {
 }
 
 
-def keep_freed_memory() -> None:
-    """Set both allocators so, but for what the environment sets; call it before TensorFlow is imported.
+def prepare() -> None:
+    """Says so, but for what the environment sets; call it before TensorFlow is imported.
 
     A C library without `mallopt` (musl, macOS) is left as it is.
     """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     for parameter, (variable, value) in _MALLOC.items():
