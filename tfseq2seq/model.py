@@ -10,7 +10,9 @@ from tfseq2seq.config import reads_transformer
 from tfseq2seq.decoders import make_decoder
 from tfseq2seq.encoders import make_encoder
 from tfseq2seq.layers.embedding import Embedding
+from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.padding import RealSteps
+from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.structures import PAD
 
@@ -62,7 +64,7 @@ class Seq2Seq(keras.Model):
             source_vocabulary_size, width, name="source_embedding", dtype=policy)
         self.encoder = make_encoder(config.encoder, name="encoder", dtype=policy)
         self.decoder = make_decoder(config.decoder, width if tied_output else None, name="decoder", dtype=policy)
-        self.output_layer = None if tied_output else keras.layers.Dense(
+        self.output_layer = None if tied_output else Linear(
             target_vocabulary_size, name="output_layer", dtype=policy)
         self.perplexity = Perplexity(name="perplexity")
         self.token_accuracy = keras.metrics.Mean(name="token_accuracy")
@@ -135,18 +137,26 @@ class Seq2Seq(keras.Model):
         output, state, attention = self.decoder.step(embedded, state, memory, training=training, **options)
         return self._logits(output), state, attention
 
-    def stepper(self):
+    def stepper(self, num_rows=None):
         """`step` for a search: the same function of (tokens, state, memory), with what all steps need made once.
 
         To be called in the graph of the search, before its loop.
+
+        Args:
+            num_rows: scalar int32, hypotheses before any leaves; with it kernels are made as so many are fastest with.
         """
-        if self.output_layer is not None:
-            return self.step
-        logits_of = self.target_embedding.logits_of_steps(self.compute_dtype)
+        variables = list(self.decoder.weights)
+        if self.output_layer is None:
+            logits_of = self.target_embedding.logits_of_steps(self.compute_dtype, num_rows)
+        else:
+            logits_of = self.output_layer
+            variables += self.output_layer.weights
+        kernels = {} if num_rows is None else widen_all(variables, self.compute_dtype, num_rows)
 
         def step(tokens, state, memory):
-            output, state, attention = self.decoder.step(self.embed_target(tokens), state, memory)
-            return tf.cast(logits_of(output), tf.float32), state, attention
+            with using(kernels):
+                output, state, attention = self.decoder.step(self.embed_target(tokens), state, memory)
+                return tf.cast(logits_of(output), tf.float32), state, attention
 
         return step
 

@@ -32,13 +32,15 @@ def find(
     room = None if longest is None else longest * arguments["beam_size"]
     started = [model.start(each, room) for model, each in zip(models, encoded, strict=True)]
     memories, states = zip(*started, strict=True)
+    batch_size = tf.shape(source)[0]
+    num_rows = batch_size * arguments["beam_size"] if longest is None else None
     if len(models) == 1:
-        step, state, memory = models[0].stepper(), states[0], memories[0]
+        step, state, memory = models[0].stepper(num_rows), states[0], memories[0]
     else:
-        step = combine([model.stepper() for model in models], weights, combination)
+        step = combine([model.stepper(num_rows) for model in models], weights, combination)
         state, memory = states, memories
     return search(
-        step, state, memory, batch_size=tf.shape(source)[0], source_mask=encoded[0].mask, compact=longest is None,
+        step, state, memory, batch_size=batch_size, source_mask=encoded[0].mask, compact=longest is None,
         longest=longest, **arguments)
 
 

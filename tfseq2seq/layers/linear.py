@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfseq2seq.layers.base import Layer
+from tfseq2seq.layers.product import multiply
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -36,7 +37,7 @@ class Linear(Layer):
 
     def call(self, inputs):
         rows = tf.reshape(inputs, [-1, inputs.shape[-1]]) if inputs.shape.rank != 2 else inputs
-        output = tf.matmul(rows, tf.convert_to_tensor(self.kernel))
+        output = multiply(rows, self.kernel)
         if self.bias is not None:
             output = tf.nn.bias_add(output, tf.convert_to_tensor(self.bias))
         if inputs.shape.rank == 2:

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfseq2seq.layers.base import Layer
+from tfseq2seq.layers.product import multiply
 from tfseq2seq.layers.recurrent_cudnn import cudnn_gru, cudnn_lstm
 from tfseq2seq.layers.recurrent_kernels import gru_sequence, lstm_sequence
 
@@ -123,8 +124,8 @@ class LSTM(Recurrent):
             output [N, units] and the next state.
         """
         inputs, hidden, cell = self._start_step(inputs, state)
-        kernel, recurrent_kernel, bias = self._weights()
-        gates = tf.matmul(inputs, kernel) + tf.matmul(hidden, recurrent_kernel) + bias  # [N, 4 units]
+        bias = tf.cast(self.bias, self.compute_dtype)
+        gates = multiply(inputs, self.kernel) + multiply(hidden, self.recurrent_kernel) + bias  # [N, 4 units]
         input_gate, forget, candidate, output = tf.split(gates, 4, -1)
         cell = tf.sigmoid(forget) * cell + tf.sigmoid(input_gate) * tf.tanh(candidate)
         hidden = tf.sigmoid(output) * tf.tanh(cell)
@@ -161,9 +162,9 @@ class GRU(Recurrent):
             output [N, units] and the next state.
         """
         inputs, hidden = self._start_step(inputs, state)
-        kernel, recurrent_kernel, bias = self._weights()
-        projected = tf.split(tf.matmul(inputs, kernel) + bias[0], 3, -1)
-        recurrent = tf.split(tf.matmul(hidden, recurrent_kernel) + bias[1], 3, -1)
+        bias = tf.cast(self.bias, self.compute_dtype)
+        projected = tf.split(multiply(inputs, self.kernel) + bias[0], 3, -1)
+        recurrent = tf.split(multiply(hidden, self.recurrent_kernel) + bias[1], 3, -1)
         update = tf.sigmoid(projected[0] + recurrent[0])
         reset = tf.sigmoid(projected[1] + recurrent[1])
         candidate = tf.tanh(projected[2] + reset * recurrent[2])
