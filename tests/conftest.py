@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tfseq2seq import cpu
+
+cpu.prepare()  # as the command line does, before anything imports TensorFlow
+
 TINY = """
 name = "tiny"
 task = "pronunciation"

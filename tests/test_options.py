@@ -63,8 +63,10 @@ def flat(rows):
 
 def test_forbidden_words_and_phrases_are_in_no_answer(generator_of):
     plain = flat(answers(generator_of(min_length=5)))
-    phrase = " ".join(plain[0].split()[:2])
-    word = next(word for text in plain for word in text.split() if word not in phrase)
+    known = set(" ".join(LINES).split())
+    words = [text.split() for text in plain]
+    phrase = " ".join(next(pair for each in words for pair in itertools.pairwise(each) if known.issuperset(pair)))
+    word = next(word for each in words for word in each if word in known and word not in phrase)
     found = answers(generator_of(min_length=5, forbidden=[word, phrase]))
     assert all(found)
     assert not any(word in text.split() or phrase in text for text in flat(found))
@@ -276,7 +278,7 @@ def test_a_model_without_attention_answers_with_options_too(tokenizers):
 
 
 def test_alignments_and_coverage_of_several_sources_do_not_hang_on_the_batch(tokenizers):
-    keras.utils.set_random_seed(7)
+    keras.utils.set_random_seed(8)
     small = {"units": 6, "dropout": 0.0}
     encoder = {"kind": "parallel", "encoders": [small, small]}
     model = build_model(
