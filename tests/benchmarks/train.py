@@ -13,9 +13,9 @@ turns. With the same weights and no dropout all must first give the same loss, o
 peak is that of the best large matrix product of the same run; the work is three times the operations of the forward
 pass over real tokens.
 
-Last run (2026-11-27, 2 cores of an AMD EPYC with AVX2 (Zen 3) whose speed drifts, 103 to 174 GFLOP/s in a large product;
-small at commit 8930491, 4 turns, base at d90d32d, 2 turns), real target tokens a second, with the share of the peak and the
-time as a multiple of ours:
+Last run (2026-11-27, 2 cores of an AMD EPYC with AVX2 (Zen 3) whose speed drifts, 103 to 174 GFLOP/s in a large
+product; small at commit 8930491, 4 turns, base at d90d32d, 2 turns), real target tokens a second, with the share of
+the peak and the time as a multiple of ours:
 
              ours         Transformers 5.24 / torch 2.13    OpenNMT-tf 2.32 / TensorFlow 2.13
     small   2,209  58 %   1,567  41 %  1.37                 1,620  43 %  1.43
