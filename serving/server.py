@@ -214,7 +214,12 @@ def serve(
     if backend != "embedded":
         raise ValueError(f"serve needs backend 'embedded' or '{BINARY}'. Received: backend={backend!r}.")
     if op_threads is not None:
-        tf.config.threading.set_intra_op_parallelism_threads(op_threads)
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(op_threads)
+        except RuntimeError as error:
+            raise ServerError(
+                f"op_threads must be set before TensorFlow computes anything in this process: start the server first, "
+                f"or leave it out. Received: op_threads={op_threads}.") from error
     server = EmbeddedServer(folder, port, host, model_name)
     server.start()
     stopping = threading.Event()

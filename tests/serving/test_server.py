@@ -405,6 +405,10 @@ def test_threads_of_an_operation_are_set_before_a_model_is_loaded(exported, monk
     with pytest.raises(SystemExit, match="1"):
         serve(exported, op_threads=3)
     assert told == [3]
+    monkeypatch.undo()
+    tf.constant(1.0)  # TensorFlow runs
+    with pytest.raises(ServerError, match="before TensorFlow computes.*Received: op_threads=3"):
+        serve(exported, op_threads=3)
     with pytest.raises(ValueError, match="op_threads >= 1. Received: op_threads=0"):
         serve(exported, op_threads=0)
 

@@ -74,14 +74,14 @@ class Recurrent(Layer):
                 and bool(tf.config.list_logical_devices("GPU")))
 
     def _weights(self):
-        # `step` is called outside `__call__`, where Keras casts no weight.
         weights = (self.kernel, self.recurrent_kernel, self.bias)
         return tuple(tf.cast(weight, self.compute_dtype) for weight in weights)
 
     def _start_step(self, inputs, state):
+        """The bias, the inputs and the parts of the state, cast: outside `__call__` Keras casts nothing."""
         if not self.built:
             self.build((None, None, inputs.shape[-1]))
-        return [tf.cast(part, self.compute_dtype) for part in (inputs, *state)]
+        return [tf.cast(part, self.compute_dtype) for part in (self.bias, inputs, *state)]
 
     def get_config(self):
         return {**super().get_config(), "units": self.units, "reverse": self.reverse,
@@ -123,8 +123,7 @@ class LSTM(Recurrent):
         Returns:
             output [N, units] and the next state.
         """
-        inputs, hidden, cell = self._start_step(inputs, state)
-        bias = tf.cast(self.bias, self.compute_dtype)
+        bias, inputs, hidden, cell = self._start_step(inputs, state)
         gates = multiply(inputs, self.kernel) + multiply(hidden, self.recurrent_kernel) + bias  # [N, 4 units]
         input_gate, forget, candidate, output = tf.split(gates, 4, -1)
         cell = tf.sigmoid(forget) * cell + tf.sigmoid(input_gate) * tf.tanh(candidate)
@@ -161,8 +160,7 @@ class GRU(Recurrent):
         Returns:
             output [N, units] and the next state.
         """
-        inputs, hidden = self._start_step(inputs, state)
-        bias = tf.cast(self.bias, self.compute_dtype)
+        bias, inputs, hidden = self._start_step(inputs, state)
         projected = tf.split(multiply(inputs, self.kernel) + bias[0], 3, -1)
         recurrent = tf.split(multiply(hidden, self.recurrent_kernel) + bias[1], 3, -1)
         update = tf.sigmoid(projected[0] + recurrent[0])
