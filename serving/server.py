@@ -202,7 +202,8 @@ def serve(
         backend: "embedded", or "tensorflow_model_server", which turns this process into that binary.
         on_ready: told the address once requests are answered; the binary says so itself.
         op_threads: threads that share one operation, at least 1; default: as many as there are cores. One is best
-            where several searches go on at once: requests side by side, or the parts of a recipe's `decode.parts`.
+            where several searches go on at once (requests side by side, or the parts of a recipe's `decode.parts`)
+            and for a search that XLA compiled.
     Raises:
         ValueError: a setting or the folder is wrong.
         ServerError: the server cannot start.

@@ -243,7 +243,7 @@ def serve(
         str, typer.Option(help="embedded, or tensorflow_model_server (on PATH; with --host 0.0.0.0).")] = "embedded",
     op_threads: Annotated[int | None, typer.Option(
         min=1, show_default=False, help="Threads that share one operation; 1 is best for requests that come side by "
-        "side, and with decode.parts. Default: as many as there are cores.")] = None,
+        "side, with decode.parts and with decode.jit_compile. Default: as many as there are cores.")] = None,
 ) -> None:
     """Answer gRPC requests as TensorFlow Serving does."""
     from serving.server import serve as run_server

@@ -15,6 +15,7 @@ from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.structures import PAD
+from tfseq2seq.train_function import TrainFunction
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -71,6 +72,7 @@ class Seq2Seq(keras.Model):
         # Of the last training step, of the global batch, before clipping.
         self.gradient_norm = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.MEAN)
         self.teacher_forcing_ratio = 1.0  # of training's steps that read the true token; see `call_with_sampling`
+        self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
         self.coins = keras.random.SeedGenerator(name="coins")
         self.num_traces = 0  # of the training step; every distinct shape may cost one
         self.build()
@@ -233,28 +235,42 @@ class Seq2Seq(keras.Model):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
+    def make_train_function(self, force=False):
+        """Keras' hook for what `fit` calls: its own function, or ours where a batch is taken in parts."""
+        if self.accumulation_steps == 1:
+            super().make_train_function(force)
+        elif self.train_function is None or force:
+            self.train_function = TrainFunction(self, self.accumulation_steps)
+
     def train_step(self, data):
+        return self.update(self.gradients(*self.unpack(data)))
+
+    def gradients(self, inputs, labels, weights):
+        """This replica's part of the gradient, scaled as the optimizer wants it: a tensor a trainable variable."""
         self.num_traces += 1
-        inputs, labels, weights = self._unpack(data)
         with tf.GradientTape() as tape:
             logits, labels, weights = self._real_logits(inputs, labels, weights, training=True)
             loss = self._token_loss(labels, logits, weights)
             scaled = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        gradients = tape.gradient(
+            scaled, self.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+    def update(self, gradients):
+        """Steps by the sum of all replicas' gradients; returns the metrics."""
         gradients, norm = self._reduce_and_clip(gradients)
         self.gradient_norm.assign(norm)
-        self.optimizer.apply(gradients, variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
         return self.get_metrics_result()
 
     def test_step(self, data):
-        inputs, labels, weights = self._unpack(data)
+        inputs, labels, weights = self.unpack(data)
         logits, labels, weights = self._real_logits(inputs, labels, weights, training=False)
         self._token_loss(labels, logits, weights)
         return self.get_metrics_result()
 
-    def _unpack(self, data):
+    def unpack(self, data):
+        """Inputs, labels and weights [B, T] of what `fit` is given, the weights made where they are missing."""
         inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         if not hasattr(self.loss, "per_token"):
             raise ValueError(

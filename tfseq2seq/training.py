@@ -130,6 +130,7 @@ def _compiled_model(run: Run, prepared: Prepared) -> Seq2Seq:
         run.model, prepared.source_tokenizer.vocabulary_size, prepared.target_tokenizer.vocabulary_size,
         settings.precision)
     model.teacher_forcing_ratio = settings.teacher_forcing_ratio
+    model.accumulation_steps = settings.accumulation_steps
     optimizer = make_optimizer(settings, run.model.decoder.units)
     optimizer.global_clipnorm = settings.clip_norm or None
     model.compile(optimizer, loss=TokenCrossEntropy(settings.label_smoothing), jit_compile=settings.jit_compile)

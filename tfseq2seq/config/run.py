@@ -56,6 +56,8 @@ class Train(Table):
     label_smoothing: Rate = 0.1
     # Share of steps that read the true token, the others what the model found likeliest (Bengio et al., 2015).
     teacher_forcing_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    # Parts of each batch that are computed one after the other, in less memory; the step is the same.
+    accumulation_steps: PositiveInt = 1
     clip_norm: NonNegative = 1.0  # largest global gradient norm; 0 turns clipping off
     metric: str | None = None  # what chooses the best checkpoint; default: the task's own
     patience: PositiveInt | None = None  # evaluations without a better metric before training stops

@@ -14,11 +14,9 @@ class Ours(TensorFlowSide):
     A batch is divided among the cores of its stream, as by a recipe with so many `decode.parts`.
     """
 
-    op_threads: int | None = 1
-
     def __init__(self, size, path, streams):
         cpu.prepare()  # as the command line does
-        super().__init__(streams, self.op_threads)
+        super().__init__(streams, op_threads=1)
         self.model = (_transformer if isinstance(size, Size) else _recurrent)(size, weights.load(path))
         # The formula of the rivals: n^alpha in Transformers and CTranslate2, GNMT's in OpenNMT-tf and Addons.
         self.length_penalty_kind = "length" if isinstance(size, Size) else "gnmt"
@@ -43,9 +41,10 @@ class Ours(TensorFlowSide):
 
 
 class OursCompiled(Ours):
-    """The same, compiled by XLA: what a recipe with `decode.jit_compile = true` does for a source that comes alone."""
+    """The same, compiled by XLA: what a recipe with `decode.jit_compile = true` does for a source that comes alone.
 
-    op_threads = None
+    One thread an operation: XLA's products of a few rows take twice as long with two, which wait for each other.
+    """
 
     def _find(self, source, **options):
         from tfseq2seq.model_search import find_compiled
