@@ -1,5 +1,7 @@
 """Batches of few shapes, filled by a budget of tokens, in an order that can be resumed at any step."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -46,7 +48,7 @@ class Batches:
             raise ValueError(
                 "Batches needs batch_tokens, num_lengths and replicas of at least 1. Received: "
                 f"batch_tokens={batch_tokens}, num_lengths={num_lengths}, replicas={replicas}.")
-        self.seed = seed
+        self.seed, self.replicas = seed, replicas
         self._source = _Side(encoded.source_ids, encoded.source_offsets)
         self._target = _Side(encoded.target_ids, encoded.target_offsets)
         source, target = self._source.lengths + 1, self._target.lengths + 1  # with EOS
@@ -104,11 +106,15 @@ class Batches:
         target[rows != EMPTY, 0] = BOS
         return {"source": source, "target": target}, labels, real.astype(np.float32) / np.float32(real.sum())
 
-    def dataset(self, start_step: int = 0, shuffle: bool = True, repeat: bool = True) -> tf.data.Dataset:
+    def dataset(
+        self, start_step: int = 0, replicas: Sequence[int] | None = None, shuffle: bool = True, repeat: bool = True,
+    ) -> tf.data.Dataset:
         """Batches for `fit`, from any step on exactly those of a run that was never interrupted.
 
         Args:
             start_step: batches that were already seen, over all epochs.
+            replicas: numbers of the replicas whose rows alone are wanted, an element for each of them in turn, in the
+                place of every batch; default whole batches.
             shuffle: whether every epoch has an order of its own.
             repeat: whether epochs follow without end; else the epoch of `start_step` is the last one.
         Returns:
@@ -123,16 +129,24 @@ class Batches:
             epoch, skip = first_epoch, skipped
             while repeat or epoch == first_epoch:
                 for index, rows in self.plan(epoch, shuffle)[skip:]:
-                    yield self.batch(index, rows)
+                    batch = self.batch(index, rows)
+                    if replicas is None:
+                        yield batch
+                    else:
+                        yield from (self._rows_of(replica, batch) for replica in replicas)
                 epoch, skip = epoch + 1, 0
 
         ids = tf.TensorSpec([None, None], tf.int32)
         signature = ({"source": ids, "target": ids}, ids, tf.TensorSpec([None, None], tf.float32))
-        cardinality = tf.data.INFINITE_CARDINALITY if repeat else self.steps_per_epoch - skipped
+        parts = 1 if replicas is None else len(replicas)
+        cardinality = tf.data.INFINITE_CARDINALITY if repeat else (self.steps_per_epoch - skipped) * parts
         options = tf.data.Options()  # one process makes every batch; a strategy only splits it
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         data = tf.data.Dataset.from_generator(batches, output_signature=signature).with_options(options)
         return data.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(tf.data.AUTOTUNE)
+
+    def _rows_of(self, replica, batch):
+        return tf.nest.map_structure(lambda each: np.split(each, self.replicas)[replica], batch)
 
 
 def choose_shapes(source: np.ndarray, target: np.ndarray, num_shapes: int) -> np.ndarray:

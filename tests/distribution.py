@@ -1,4 +1,4 @@
-"""How far the gradient of a training step by `fit` is from that of one device: replicas, accumulation, and both.
+"""How far the gradient of a training step by `fit` is from that of one device: replicas, hosts, accumulation.
 
     python -m tests.distribution
 
@@ -7,16 +7,22 @@ prints a table, with --json the figures alone. A process of its own: TensorFlow 
 
 import argparse
 import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfseq2seq.config import Model
+from tfseq2seq.distribution import distribute, make_strategy
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import build_model
 from tfseq2seq.structures import BOS, EOS, PAD
-from tfseq2seq.training import make_strategy
 
 FAMILIES = {
     "recurrent": {
@@ -26,6 +32,7 @@ FAMILIES = {
         side: {"kind": "transformer", "layers": 1, "units": 8, "heads": 2, "feed_forward_units": 16, "dropout": 0.0}
         for side in ("encoder", "decoder")}}
 CASES = {"2 replicas": (2, 1), "accumulation 4": (1, 4), "2 replicas, accumulation 2": (2, 2)}  # replicas, parts
+HOST_CASES = {"2 workers": 1, "2 workers, accumulation 2": 2}  # parts
 VARIANTS = {"given weights": (True, None), "own weights, clipped": (False, 0.1)}  # whether given, clip norm
 
 # Target tokens of each row. The halves hold 3 and 17: a mean of the replicas' means would be far off.
@@ -48,47 +55,108 @@ def make_batch():
 def take_step(family, replicas, parts, weighted, clip_norm):
     """The gradient that the optimizer's first step was given, and what `fit` logs."""
     keras.utils.set_random_seed(1)
-    with make_strategy(replicas).scope():
+    strategy = make_strategy(replicas)
+    with strategy.scope():
         model = build_model(Model(embedding_units=8, **FAMILIES[family]), 11, 10)
         model.accumulation_steps = parts
         model.compile(keras.optimizers.SGD(1.0, momentum=0.5, global_clipnorm=clip_norm), loss=TokenCrossEntropy(0.1))
     source, target, labels = make_batch()
     real = (labels != PAD).astype(np.float32)
     columns = ({"source": source, "target": target}, labels, *([real / real.sum()] if weighted else []))
-    logs = model.fit(tf.data.Dataset.from_tensor_slices(columns).batch(8), epochs=1, verbose=0, shuffle=False).history
+
+    def dataset(replicas):
+        if replicas is None:
+            return tf.data.Dataset.from_tensors(columns)
+        return tf.data.Dataset.from_tensor_slices(
+            tf.nest.map_structure(lambda each: np.stack(np.split(each, 2))[list(replicas)], columns))
+
+    logs = model.fit(distribute(strategy, dataset), steps_per_epoch=1, epochs=1, verbose=0, shuffle=False).history
     gradient = [-variable.numpy() for variable in model.optimizer.momentums]  # so it is after one step, to the bit
     logs = {name: values[0] for name, values in logs.items()}
     return gradient, {**logs, "gradient_norm": float(tf.convert_to_tensor(model.gradient_norm))}
 
 
-def compare(family, replicas, parts, weighted, clip_norm, one):
+def compare(found, one):
     """The largest difference to the gradient of `one`, as a share of the largest; its norm; both logs."""
-    gradient, logs = take_step(family, replicas, parts, weighted, clip_norm)
-    expected, expected_logs = one
+    (gradient, logs), (expected, expected_logs) = found, one
     largest = max(np.abs(part).max() for part in expected)
     difference = max(np.abs(a - b).max() for a, b in zip(expected, gradient, strict=True)) / largest
     norm = np.sqrt(sum((part**2).sum() for part in expected))
     return {"difference": float(difference), "norm": float(norm), "expected": expected_logs, "found": logs}
 
 
+def steps_of_hosts(path):
+    """Writes what each of the HOST_CASES finds; to be called on all hosts, of which `TF_CONFIG` tells."""
+    steps = {}
+    for family in FAMILIES:
+        for variant, options in VARIANTS.items():
+            for case, parts in HOST_CASES.items():
+                steps[f"{family}: {case}: {variant}"] = take_step(family, None, parts, *options)
+    arrays = {f"{name}/{i}": part for name, (gradient, _) in steps.items() for i, part in enumerate(gradient)}
+    np.savez(path, logs=json.dumps({name: logs for name, (_, logs) in steps.items()}), **arrays)
+
+
+def start_hosts(arguments, environment=None):
+    """Two processes of `arguments(index)`, told by `TF_CONFIG` of each other on loopback; stderr is a pipe."""
+    with socket.socket() as one, socket.socket() as two:
+        for each in (one, two):
+            each.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (one, two)]
+    configs = [
+        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in range(2)]
+    return [
+        subprocess.Popen(
+            arguments(index), stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **(environment or {}), "TF_CONFIG": json.dumps(config)})
+        for index, config in enumerate(configs)]
+
+
+def compare_hosts(ones):
+    """The HOST_CASES, by two processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{index}.npz" for index in range(2)]
+        hosts = start_hosts(
+            lambda index: [sys.executable, "-m", "tests.distribution", "--host", str(paths[index])])
+        for host in hosts:
+            _, errors = host.communicate(timeout=400)
+            if host.returncode:
+                raise RuntimeError(errors[-3000:])
+        found = {}
+        for path in paths:
+            with np.load(path) as file:
+                for name, logs in json.loads(str(file["logs"])).items():
+                    family, _, variant = name.split(": ")
+                    one = ones[family, variant]
+                    gradient = [file[f"{name}/{i}"] for i in range(len(one[0]))]
+                    case = compare((gradient, logs), one)
+                    if case["difference"] >= found.get(name, case)["difference"]:  # of the two hosts, the farther one
+                        found[name] = case
+        return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--host", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.host:
+        steps_of_hosts(arguments.host)
+        return
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    found = {}
+    found, ones = {}, {}
     for family in FAMILIES:
         for variant, options in VARIANTS.items():
-            one = take_step(family, 1, 1, *options)
+            one = ones[family, variant] = take_step(family, 1, 1, *options)
             for case, (replicas, parts) in CASES.items():
-                found[f"{family}: {case}: {variant}"] = compare(family, replicas, parts, *options, one)
+                found[f"{family}: {case}: {variant}"] = compare(take_step(family, replicas, parts, *options), one)
+    found |= compare_hosts(ones)
     if arguments.json:
         print(json.dumps(found))
         return
     print("Largest difference to the gradient of one device, as a share of its largest value:")
-    for name, case in found.items():
-        print(f"  {name:65} {case['difference']:.1e}")
+    for name in sorted(found):
+        print(f"  {name:65} {found[name]['difference']:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Contract 4: replicas and accumulation have the gradient of one device; `tests.distribution` prints it."""
+"""Contract 4: replicas, hosts and accumulation have the gradient of one device; `tests.distribution` prints it."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distribution import CASES, FAMILIES, VARIANTS
+from tests.distribution import CASES, FAMILIES, HOST_CASES, VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def compared():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *HOST_CASES])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_gradient_is_that_of_one_device(compared, family, case, variant):
     found = compared[f"{family}: {case}: {variant}"]

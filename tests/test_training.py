@@ -15,9 +15,10 @@ from rich.console import Console
 from tfseq2seq import checkpoints, runs
 from tfseq2seq.callbacks import Progress, WriteScalars
 from tfseq2seq.config import ConfigError, load_recipe
+from tfseq2seq.distribution import make_strategy
 from tfseq2seq.generation import Generator
 from tfseq2seq.interruption import Interrupted
-from tfseq2seq.training import load_generator, make_strategy
+from tfseq2seq.training import load_generator
 
 QUIET = Console(quiet=True)
 COMMAND = [sys.executable, "-c", "from tfseq2seq.cli import main; main()"]

@@ -19,6 +19,7 @@ from rich.progress import Progress as Bar
 
 from tfseq2seq import checkpoints
 from tfseq2seq.console import progress_bar
+from tfseq2seq.distribution import Hosts
 from tfseq2seq.evaluation import METRICS, evaluate
 from tfseq2seq.interruption import Interrupted
 from tfseq2seq.plots import attention_png
@@ -37,15 +38,24 @@ class Progress:
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """Ends training at the next step after Ctrl-C or SIGTERM; a second Ctrl-C ends it at once."""
+    """Ends training at the next step after Ctrl-C or SIGTERM; a second Ctrl-C ends it at once.
 
-    def __init__(self):
+    It also makes hosts end together, whichever of them was asked to stop, or chose to.
+
+    Args:
+        hosts: those that train together.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, hosts: Hosts):
         super().__init__()
+        self.hosts = hosts
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -62,9 +72,17 @@ class StopOnSignal(keras.callbacks.Callback):
         if self.received is not None:
             raise Interrupted(self.received)
 
+    def agree(self):
+        """Lets every host know what signal one of them has received; where one ends training, all do."""
+        stopping, *received = self.hosts.sum([
+            self.model.stop_training, *(self.received == number for number in self.SIGNALS)])
+        for number, hosts in zip(self.SIGNALS, received, strict=True):
+            if hosts and self.received is None:
+                self.received = number
+        self.model.stop_training = bool(stopping) or self.received is not None
+
     def on_train_batch_end(self, batch, logs=None):
-        if self.received is not None:
-            self.model.stop_training = True
+        self.agree()
 
 
 class CountSteps(keras.callbacks.Callback):
@@ -100,7 +118,8 @@ class Evaluate(keras.callbacks.Callback):
         metrics: names of metrics; the first chooses the best checkpoint.
         patience: evaluations without a better value before training stops; None never stops.
         valid_batches: dataset for the teacher-forced loss.
-        stop: whose `raise_if_received` ends a long evaluation.
+        num_valid_batches: how many of them there are.
+        stop: whose `raise_if_received` ends a long evaluation; of several hosts the chief decodes.
         show: rich console.
         writer: TensorBoard writer for samples and attention.
     """
@@ -109,43 +128,63 @@ class Evaluate(keras.callbacks.Callback):
 
     def __init__(
         self, progress: Progress, generator, lines: list[str], references: list[list[str]], metrics: tuple[str, ...],
-        patience: int | None, valid_batches, stop: StopOnSignal, show: Console, writer,
+        patience: int | None, valid_batches, num_valid_batches: int, stop: StopOnSignal, show: Console, writer,
     ):
         super().__init__()
         self.progress, self.generator, self.patience = progress, generator, patience
         self.lines, self.references, self.metrics = lines, references, metrics
-        self.valid_batches, self.stop, self.show, self.writer = valid_batches, stop, show, writer
+        self.valid_batches, self.num_valid_batches = valid_batches, num_valid_batches
+        self.stop, self.show, self.writer = stop, show, writer
 
     def on_epoch_end(self, epoch, logs=None):
+        self.stop.agree()
         if self.stop.received is not None or self.progress.evaluated_step == self.progress.step:
             return
         started = time.monotonic()
         with progress_bar(self.show) as report:
-
-            def on_batch(done):
-                report("decoding held-out lines", done, len(self.lines))
-                self.stop.raise_if_received()
-
-            try:
-                on_batch(0)
-                teacher_forced = self.model.evaluate(self.valid_batches, verbose=0, return_dict=True)
-                answers = self.generator.answer(self.lines, on_batch=on_batch)
-            except Interrupted:
-                self.model.stop_training = True  # the steps are saved; this evaluation is made on resumption
-                return
-        hypotheses = [best[0].text if best else "" for best in answers]
-        scores = evaluate(self.metrics, self.lines, hypotheses, self.references)
-        values = {name: score.value for name, score in scores.items()}
+            report("decoding held-out lines", 0, len(self.lines))
+            teacher_forced = self.model.evaluate(
+                self.valid_batches, steps=self.num_valid_batches, verbose=0, return_dict=True)
+            hypotheses = self._decode(report) if self.stop.hosts.is_chief else []
+        values = self._score(hypotheses)
+        if values is None:
+            self.model.stop_training = True  # the steps are saved; this evaluation is made on resumption
+            return
         logs = {} if logs is None else logs
         logs.update({f"valid_{name}": value for name, value in (teacher_forced | values).items()})
         self.progress.evaluated_step = self.progress.step
         self._keep_best(values[self.metrics[0]])
-        self._write_samples(hypotheses)
+        if hypotheses:
+            self._write_samples(hypotheses)
         parts = [f"{name} {value:.2f}" for name, value in values.items()]
         best = " [bold green]best[/]" if self.progress.best_step == self.progress.step else ""
         self.show.print(
             f"step {self.progress.step}: valid loss {teacher_forced['loss']:.3f}, {', '.join(parts)}{best} "
             f"({time.monotonic() - started:.0f} s)", highlight=False)
+
+    def _decode(self, report) -> list[str] | None:
+        """The answers, or None where a signal came."""
+
+        def on_batch(done):
+            report("decoding held-out lines", done, len(self.lines))
+            self.stop.raise_if_received()
+
+        try:
+            on_batch(0)
+            answers = self.generator.answer(self.lines, on_batch=on_batch)
+        except Interrupted:
+            return None
+        return [best[0].text if best else "" for best in answers]
+
+    def _score(self, hypotheses: list[str] | None) -> dict[str, float] | None:
+        """The chief's metrics on every host, or None where it was interrupted."""
+        values = [0.0] * len(self.metrics)
+        if hypotheses:
+            scores = evaluate(self.metrics, self.lines, hypotheses, self.references)
+            values = [scores[name].value for name in self.metrics]
+        interrupted, *values = self.stop.hosts.from_chief([hypotheses is None, *values])
+        self.stop.agree()
+        return None if interrupted else dict(zip(self.metrics, values, strict=True))
 
     def _keep_best(self, value: float) -> None:
         maximize, best = METRICS[self.metrics[0]].maximize, self.progress.best_value
@@ -202,12 +241,12 @@ class WriteScalars(keras.callbacks.Callback):
     Args:
         progress: shared state.
         writer: TensorBoard writer.
-        path: the JSON lines file, appended to.
+        path: the JSON lines file, appended to; None where another host writes.
         padding_share: padded share of all target and source positions, from the batching.
         every: steps between two rows.
     """
 
-    def __init__(self, progress: Progress, writer, path: Path, padding_share: float, every: int = 50):
+    def __init__(self, progress: Progress, writer, path: Path | None, padding_share: float, every: int = 50):
         super().__init__()
         self.progress, self.writer, self.path = progress, writer, path
         self.padding_share, self.every = padding_share, every
@@ -246,7 +285,7 @@ class WriteScalars(keras.callbacks.Callback):
 
     def _write(self, values: dict[str, Any]) -> None:
         values = {name: float(value) for name, value in values.items()}
-        if not values:
+        if not values or self.path is None:
             return
         with self.writer.as_default(step=self.progress.step):
             for name, value in values.items():

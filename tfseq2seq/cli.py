@@ -135,15 +135,13 @@ def train(
 ) -> None:
     """Train, or go on training: the same command continues from the last checkpoint.
 
-    Ctrl-C and SIGTERM save a checkpoint and exit with 130 and 143.
+    Ctrl-C and SIGTERM save a checkpoint and exit with 130 and 143. On several hosts run it on each, with TF_CONFIG
+    in the environment and --runs on a file system that they share.
     """
     run = _load(recipe, data, set_)
     from tfseq2seq.runs import train_run
 
-    progress = train_run(run, runs / run.name)
-    best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
-    show.print(f"done: {progress.step} steps in {progress.seconds / 60:.1f} minutes; best {best}", highlight=False)
-    show.print(f"next: tfseq2seq evaluate {runs / run.name}", highlight=False)
+    train_run(run, runs / run.name)
 
 
 @app.command()

@@ -8,14 +8,15 @@ import tensorflow as tf
 from tfseq2seq import config as configuration
 from tfseq2seq.config import reads_transformer
 from tfseq2seq.decoders import make_decoder
+from tfseq2seq.distribution import on_several_hosts
 from tfseq2seq.encoders import make_encoder
+from tfseq2seq.fit_functions import EvaluateFunction, TrainFunction
 from tfseq2seq.layers.embedding import Embedding
 from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.structures import PAD
-from tfseq2seq.train_function import TrainFunction
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -236,11 +237,18 @@ class Seq2Seq(keras.Model):
                 self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force=False):
-        """Keras' hook for what `fit` calls: its own function, or ours where a batch is taken in parts."""
-        if self.accumulation_steps == 1:
+        """Keras' hook for what `fit` calls: its own function, or ours where that will not do."""
+        if self.accumulation_steps == 1 and not on_several_hosts(self.distribute_strategy):
             super().make_train_function(force)
         elif self.train_function is None or force:
             self.train_function = TrainFunction(self, self.accumulation_steps)
+
+    def make_test_function(self, force=False):
+        """Keras' hook for what `evaluate` calls: its own function, or ours where that will not do."""
+        if not on_several_hosts(self.distribute_strategy):
+            super().make_test_function(force)
+        elif self.test_function is None or force:
+            self.test_function = EvaluateFunction(self)
 
     def train_step(self, data):
         return self.update(self.gradients(*self.unpack(data)))
@@ -321,8 +329,13 @@ class Seq2Seq(keras.Model):
         return gradients, norm
 
     def count_tokens(self):
-        """Real target tokens of the global batches since the metrics were last reset, as in this `fit` epoch."""
-        return float(tf.convert_to_tensor(self.token_accuracy.count))
+        """Real target tokens since the metrics were last reset, as in this `fit` epoch.
+
+        Of the global batches; with several hosts as many for each as this one had, which asks no other.
+        """
+        strategy = self.distribute_strategy
+        local = strategy.experimental_local_results(self.token_accuracy.count.value)
+        return float(sum(local)) * strategy.num_replicas_in_sync / len(local)
 
     def count_parameters(self):
         """Number of trainable scalars."""

@@ -14,19 +14,38 @@ from pipelines.prepare import Prepared, load_prepared, prepare
 from pipelines.reading import decode_lines, stream_lines
 from pipelines.sources import CORPORA
 from tfseq2seq import callbacks, checkpoints
-from tfseq2seq.config import Run, override
+from tfseq2seq.config import ConfigError, Run, override
 from tfseq2seq.console import Report, progress_bar, show
+from tfseq2seq.distribution import Hosts, make_strategy
 from tfseq2seq.evaluation import Score, as_dict, evaluate, group_references
 from tfseq2seq.files import write_atomically
 from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.output import FORMATS, FileOutput, StreamOutput
 from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict, show_pace
-from tfseq2seq.training import load_generator, make_strategy, train
+from tfseq2seq.training import load_generator, train
 
 
 def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Progress:
     """Prepares the data where that is not done, then trains. Raises as `training.train`."""
-    return train(run, prepare_run(run, folder, console), folder, console)
+    hosts = Hosts(make_strategy(run.train.replicas))  # several must meet before TensorFlow computes anything
+    prepared = prepare_run(run, folder, console) if hosts.is_chief else None
+    hosts.wait()
+    progress = train(run, prepared or _prepared_by_chief(folder), folder, console)
+    if hosts.is_chief:
+        best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
+        console.print(
+            f"done: {progress.step} steps in {progress.seconds / 60:.1f} minutes; best {best}\n"
+            f"next: tfseq2seq evaluate {folder}", highlight=False)
+    return progress
+
+
+def _prepared_by_chief(folder: Path) -> Prepared:
+    try:
+        return load_prepared(folder)
+    except ConfigError as error:
+        raise ValueError(
+            "every host needs the run's folder on a file system that all of them share: the first one prepares it. "
+            f"Received: {error}") from error
 
 
 def prepare_run(run: Run, folder: Path, console: Console = show) -> Prepared:

@@ -1,6 +1,8 @@
 """Training a prepared run: strategy, model, `fit`, and going on where it stopped."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -12,6 +14,7 @@ from pipelines.prepare import Prepared
 from pipelines.text import encode_pairs
 from tfseq2seq import callbacks, checkpoints
 from tfseq2seq.config import Run
+from tfseq2seq.distribution import Hosts, distribute, make_strategy
 from tfseq2seq.evaluation import group_references
 from tfseq2seq.generation import Generator
 from tfseq2seq.losses import TokenCrossEntropy
@@ -19,29 +22,6 @@ from tfseq2seq.model import Seq2Seq, build_model
 from tfseq2seq.optimization import make_optimizer
 
 NUM_METRICS = 2  # of the task's, while training: TER alone would take longer than the decoding
-
-
-def make_strategy(replicas: int | None = None) -> tf.distribute.Strategy:
-    """`MirroredStrategy` over the visible devices: all GPUs, else all (logical) CPUs.
-
-    Args:
-        replicas: use only the first so many; default all.
-    Raises:
-        ValueError: fewer devices than replicas.
-    """
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if replicas is not None and replicas > len(devices):
-        raise ValueError(
-            f"train.replicas = {replicas} needs as many devices. Received: {len(devices)} "
-            f"({', '.join(device.name for device in devices)}).")
-    return _mirrored(tuple(device.name for device in devices[:replicas]))
-
-
-@functools.cache
-def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    # One a process: a second one reuses the keys of the first one's collectives, and TensorFlow then
-    # aborts with "Shape mismatch in the collective instance".
-    return tf.distribute.MirroredStrategy(devices)
 
 
 def make_generator(run: Run, prepared: Prepared, model: Seq2Seq, step: int = 0) -> Generator:
@@ -77,43 +57,65 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         ValueError: the data leave nothing to train on, or devices are missing.
     """
     settings = run.train
+    strategy = make_strategy(settings.replicas)  # first of all, see there
+    hosts = Hosts(strategy)
+    show = show if hosts.is_chief else Console(quiet=True)
     keras.utils.set_random_seed(settings.seed)
-    strategy = make_strategy(settings.replicas)
     batches = _batches(prepared, prepared.train, strategy.num_replicas_in_sync)
     valid = _batches(prepared, _spread(prepared.valid, settings.valid_lines), strategy.num_replicas_in_sync)
     with strategy.scope():
         model = _compiled_model(run, prepared)
-    progress = _restore(folder / "checkpoints", model)
+    progress = _restore(folder / "checkpoints", model, hosts)
     if progress.step:
         show.print(f"going on from step {progress.step} ({folder / 'checkpoints'})", highlight=False)
     show.print(
         f"{model.count_parameters():,} parameters, {batches.steps_per_epoch:,} steps an epoch, "
         f"{strategy.num_replicas_in_sync} replica(s), {batches.padding_share:.0%} padding"
         + (f"; {batches.num_left_out:,} over-long pairs left out" if batches.num_left_out else ""), highlight=False)
-    task, writer = prepared.task, tf.summary.create_file_writer(str(folder / "logs"))
+    writer = tf.summary.create_file_writer(str(folder / "logs")) if hosts.is_chief else tf.summary.create_noop_writer()
+    task = prepared.task
     sources, targets = group_references(prepared.valid, task.multiple_references)
     lines, references = (_spread(side, settings.valid_lines) for side in (sources, targets))
-    with callbacks.StopOnSignal() as stop:
+    with callbacks.StopOnSignal(hosts) as stop, _explaining_lost_hosts(hosts):
         bar = callbacks.ShowProgress(progress, settings.steps, settings.max_minutes, show)
-        evaluate = callbacks.Evaluate(
-            progress, make_generator(run, prepared, model), lines, references,
-            task.ordered_metrics(settings.metric)[:NUM_METRICS], settings.patience,
-            valid.dataset(shuffle=False, repeat=False), stop, show, writer)
-        save = callbacks.SaveCheckpoints(
-            folder / "checkpoints", progress, settings.checkpoint_every or settings.evaluate_every,
-            settings.keep_checkpoints)
-        scalars = callbacks.WriteScalars(progress, writer, folder / "metrics.jsonl", batches.padding_share)
-        watch = [callbacks.CountSteps(progress, settings.max_minutes), bar, stop, evaluate, save, scalars]
+        after = [
+            callbacks.Evaluate(
+                progress, make_generator(run, prepared, model), lines, references,
+                task.ordered_metrics(settings.metric)[:NUM_METRICS], settings.patience,
+                distribute(strategy, functools.partial(valid.dataset, shuffle=False, repeat=False)),
+                valid.steps_per_epoch, stop, show, writer),
+            callbacks.WriteScalars(
+                progress, writer, folder / "metrics.jsonl" if hosts.is_chief else None, batches.padding_share)]
+        if hosts.is_chief:
+            after.insert(1, callbacks.SaveCheckpoints(
+                folder / "checkpoints", progress, settings.checkpoint_every or settings.evaluate_every,
+                settings.keep_checkpoints))
+        watch = [callbacks.CountSteps(progress, settings.max_minutes), bar, stop, *after]
         try:
-            _evaluate_if_due(model, progress, settings, (evaluate, save, scalars))
-            _fit(model, batches, progress, settings, watch)
+            _evaluate_if_due(model, progress, settings, [stop, *after])
+            if stop.received is None:
+                _fit(model, batches, progress, settings, watch)
         finally:
             bar.bar.stop()
         stop.raise_if_received()
     return progress
 
 
-def _evaluate_if_due(model: Seq2Seq, progress: callbacks.Progress, settings, watch: tuple) -> None:
+@contextlib.contextmanager
+def _explaining_lost_hosts(hosts: Hosts) -> Iterator[None]:
+    """Says what to do where another host went away; what is wrong with this one goes its way."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+        if not hosts.several:
+            raise
+        reason = error.message.splitlines()[0]
+        raise RuntimeError(
+            "another host went away. Start all of them again with the same command: they go on from the last "
+            f"checkpoint. Received: {reason}") from error
+
+
+def _evaluate_if_due(model: Seq2Seq, progress: callbacks.Progress, settings, watch: list) -> None:
     """Makes up for an evaluation that was interrupted, so that the best checkpoint and patience are as if not."""
     ended = progress.step >= settings.steps or _finished(progress, settings)
     due = progress.step % settings.evaluate_every == 0 or ended
@@ -145,9 +147,8 @@ def _fit(model: Seq2Seq, batches: Batches, progress: callbacks.Progress, setting
         left, first = settings.steps - progress.step, every - progress.step % every
         # A first epoch up to the next multiple, then all whole ones at once, then what is left.
         length, epochs = (every, left // every) if first == every <= left else (min(first, left), 1)
-        model.fit(
-            batches.dataset(start_step=progress.step), steps_per_epoch=length, epochs=epochs, verbose=0,
-            shuffle=False, callbacks=watch)
+        data = distribute(model.distribute_strategy, functools.partial(batches.dataset, progress.step))
+        model.fit(data, steps_per_epoch=length, epochs=epochs, verbose=0, shuffle=False, callbacks=watch)
         if model.stop_training:
             return
 
@@ -158,9 +159,16 @@ def _finished(progress: callbacks.Progress, settings) -> bool:
     return settings.patience is not None and progress.evaluations_without_better >= settings.patience
 
 
-def _restore(folder: Path, model: Seq2Seq) -> callbacks.Progress:
+def _restore(folder: Path, model: Seq2Seq, hosts: Hosts) -> callbacks.Progress:
     state = checkpoints.restore_latest(folder, checkpoints.parts(model))
-    return callbacks.Progress(**state) if state else callbacks.Progress()
+    progress = callbacks.Progress(**state) if state else callbacks.Progress()
+    (step,) = hosts.from_chief([progress.step])
+    (others,) = hosts.sum([progress.step != step])
+    if others:
+        raise ValueError(
+            f"every host needs the run's folder on a file system that all of them share. Received: {folder}, where "
+            f"this host finds step {progress.step} and the first one step {step:.0f}.")
+    return progress
 
 
 def _batches(prepared: Prepared, pairs: list[tuple[str, str]], replicas: int) -> Batches:

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from tests.contracts.cases import KIND_PAIRS, make
+from tfseq2seq.distribution import make_strategy
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.structures import BOS, EOS
-from tfseq2seq.training import make_strategy
 
 LENGTHS = [1, 2, 0, 0, 5, 5, 4, 3]  # target tokens of each row: the halves hold 3 and 17, and whole rows of padding
 

@@ -1,4 +1,7 @@
-"""What `fit` calls for each batch where Keras' own function will not do: with the batch taken in parts."""
+"""What `fit` and `evaluate` call for each batch where Keras' own functions will not do.
+
+That is with a batch taken in parts, and on several hosts, where Keras reduces the metrics in a way that fails.
+"""
 
 import tensorflow as tf
 
@@ -12,7 +15,7 @@ class TrainFunction:
 
     Args:
         model: A compiled `Seq2Seq`.
-        num_parts: Parts that a replica's rows are cut into, at least 1; rows of padding fill the last ones.
+        num_parts: Parts that a replica's rows are cut into, at least 1; rows of padding fill the last one.
     """
 
     def __init__(self, model, num_parts):
@@ -58,5 +61,27 @@ class TrainFunction:
                     total.assign(tf.zeros_like(total))
             return metrics
 
-        metrics = self.strategy.run(update)
-        return tf.nest.map_structure(lambda value: self.strategy.experimental_local_results(value)[0], metrics)
+        return _first(self.strategy, self.strategy.run(update))
+
+
+class EvaluateFunction:
+    """The metrics of one batch; of all batches together `evaluate` reads them when the last one is done.
+
+    Args:
+        model: A compiled `Seq2Seq`.
+    """
+
+    def __init__(self, model):
+        strategy = model.distribute_strategy
+        self._test = tf.function(
+            lambda data: _first(strategy, strategy.run(model.test_step, args=(data,))), reduce_retracing=True,
+            autograph=False)
+
+    def __call__(self, iterator):
+        """Takes the next batch of the distributed iterator; returns the first replica's metrics."""
+        return self._test(iterator.get_next())
+
+
+def _first(strategy, values):
+    """What the first of this host's replicas has found."""
+    return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], values)
