@@ -312,10 +312,22 @@ def test_a_preset_sets_the_sizes_that_the_recipe_does_not():
     assert parse_recipe({"name": "words", "model": {"decoder": {"preset": "tiny"}}}).model.decoder.units == 128
 
 
-def test_sampling_needs_a_decoder_that_goes_step_by_step():
-    values = {"name": "words", "train": {"teacher_forcing_ratio": 0.5}}
-    assert parse_recipe(values).train.teacher_forcing_ratio == 0.5
-    assert "needs a decoder that goes step by step" in complaint({**values, "model": {"decoder": TRANSFORMER}})
+@pytest.mark.parametrize("train, text", [
+    ({"teacher_forcing_schedule": "linear", "teacher_forcing_ratio": 0.2}, "teacher_forcing_k is at most 1"),
+    ({"teacher_forcing_schedule": "exponential", "teacher_forcing_ratio": 0, "teacher_forcing_k": 2}, "k=2.0"),
+    ({"teacher_forcing_schedule": "inverse_sigmoid", "teacher_forcing_ratio": 0, "teacher_forcing_k": 0.5}, "k=0.5"),
+    ({"teacher_forcing_k": 0.5}, "not for \"constant\""),
+    ({"teacher_forcing_schedule": "linear", "teacher_forcing_k": 0.1}, "set it below 1"),
+])
+def test_a_schedule_of_teacher_forcing_needs_its_numbers(train, text):
+    assert text in complaint({"name": "words", "train": train})
+
+
+def test_a_schedule_of_teacher_forcing_goes_with_any_decoder():
+    train = {"teacher_forcing_schedule": "linear", "teacher_forcing_ratio": 0.2, "teacher_forcing_k": 1e-4}
+    for decoder in ({}, TRANSFORMER):
+        run = parse_recipe({"name": "words", "train": train, "model": {"decoder": decoder}})
+        assert (run.train.teacher_forcing_ratio, run.train.teacher_forcing_k) == (0.2, 1e-4)
 
 
 def test_settings_of_draws_go_with_draws():

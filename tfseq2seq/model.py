@@ -17,6 +17,7 @@ from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.structures import PAD
+from tfseq2seq.teacher_forcing import TeacherForcing, decode_in_steps, decode_in_two_passes
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -72,7 +73,7 @@ class Seq2Seq(keras.Model):
         self.token_accuracy = keras.metrics.Mean(name="token_accuracy")
         # Of the last training step, of the global batch, before clipping.
         self.gradient_norm = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.MEAN)
-        self.teacher_forcing_ratio = 1.0  # of training's steps that read the true token; see `call_with_sampling`
+        self.teacher_forcing = TeacherForcing()  # which share of training's steps reads the true token
         self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
         self.coins = keras.random.SeedGenerator(name="coins")
         self.num_traces = 0  # of the training step; every distinct shape may cost one
@@ -175,31 +176,20 @@ class Seq2Seq(keras.Model):
     def call_with_sampling(self, inputs, coins, training=False):
         """As `call`, but at some steps the decoder reads the token that it found likeliest itself.
 
-        (The scheduled sampling of Bengio et al., 2015, arXiv:1506.03099, with one coin a step for the whole batch and
-        the likeliest token instead of a drawn one.)
-
         Args:
             inputs: As of `call`.
-            coins: [T] bool, True where the true token is read; the first step reads BOS in any case.
+            coins: [T, B] bool, or [T] for all rows, True where the true token is read; the first step reads BOS in any
+                case.
             training: Whether dropout is on.
         Returns:
             [B, T, V] float32 logits.
         """
-        memory, state = self.start(self.encode(inputs["source"], training))
-        target = tf.transpose(inputs["target"])  # [T, B]
-        num_steps = tf.shape(target)[0]
-        noises = self.decoder.noises(tf.shape(target)[1], training)
-        found = tf.TensorArray(tf.float32, num_steps, element_shape=[None, self.target_vocabulary_size])
+        stepwise = hasattr(self.decoder, "noises")
+        return (decode_in_steps if stepwise else decode_in_two_passes)(self, inputs, coins, training)
 
-        def body(t, guess, state, found):
-            tokens = tf.where(tf.logical_or(t == 0, coins[t]), target[t], guess)
-            logits, state, _ = self.step(tokens, state, memory, training, noises=noises)
-            return t + 1, tf.argmax(logits, -1, output_type=tf.int32), state, found.write(t, logits)
-
-        *_, found = tf.while_loop(
-            lambda t, *_: t < num_steps, body, (tf.constant(0), target[0], state, found),
-            maximum_iterations=num_steps)
-        return tf.transpose(found.stack(), [1, 0, 2])
+    def decode(self, target, state, memory, training=False):
+        """[B, T, V] float32 logits of the tokens that follow those of `target` [B, T], from what `start` gave."""
+        return self._logits(self._decode(target, state, memory, training)[0])
 
     def _decode(self, target, state, memory, training):
         return self.decoder(self.embed_target(target), state, memory, mask=target != PAD, training=training)
@@ -208,9 +198,10 @@ class Seq2Seq(keras.Model):
         """Logits [1, R, V] of the R real target steps, with their labels and weights [1, R]."""
         self.remove_padding = remove = not self.jit_compile  # XLA needs shapes that are known beforehand
         steps = RealSteps(labels != PAD, remove)
-        if training and self.teacher_forcing_ratio < 1:
+        if training and not self.teacher_forcing.always:
             seed = tf.cast(self.coins.next(), tf.int32)
-            coins = tf.random.stateless_uniform(tf.shape(labels)[1:], seed) < self.teacher_forcing_ratio
+            share = self.teacher_forcing(self.optimizer.iterations)
+            coins = tf.random.stateless_uniform(tf.shape(labels)[::-1], seed) < share
             logits = steps.pack(self.call_with_sampling(inputs, coins, training))
         else:
             memory, state = self.start(self.encode(inputs["source"], training))

@@ -20,6 +20,7 @@ from tfseq2seq.generation import Generator
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import Seq2Seq, build_model
 from tfseq2seq.optimization import make_optimizer
+from tfseq2seq.teacher_forcing import TeacherForcing
 
 NUM_METRICS = 2  # of the task's, while training: TER alone would take longer than the decoding
 
@@ -131,7 +132,8 @@ def _compiled_model(run: Run, prepared: Prepared) -> Seq2Seq:
     model = build_model(
         run.model, prepared.source_tokenizer.vocabulary_size, prepared.target_tokenizer.vocabulary_size,
         settings.precision)
-    model.teacher_forcing_ratio = settings.teacher_forcing_ratio
+    model.teacher_forcing = TeacherForcing(
+        settings.teacher_forcing_schedule, settings.teacher_forcing_ratio, settings.teacher_forcing_k)
     model.accumulation_steps = settings.accumulation_steps
     optimizer = make_optimizer(settings, run.model.decoder.units)
     optimizer.global_clipnorm = settings.clip_norm or None

@@ -1,5 +1,6 @@
 """A whole recipe: its top level, and the tables of data, training, decoding and export."""
 
+import math
 from typing import Annotated, Literal
 
 import pydantic
@@ -54,8 +55,11 @@ class Train(Table):
     schedule: Literal["constant", "inverse_square_root", "noam", "linear", "cosine"] = "inverse_square_root"
     warmup_steps: Annotated[int, Field(ge=0)] = 500
     label_smoothing: Rate = 0.1
-    # Share of steps that read the true token, the others what the model found likeliest (Bengio et al., 2015).
+    # Share of steps that read the true token, the others what the model found likeliest (Bengio et al., 2015). It is
+    # "constant", or falls to the ratio: 1 - k i after i optimizer steps, or k^i, or k / (k + exp(i / k)).
     teacher_forcing_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    teacher_forcing_schedule: Literal["constant", "linear", "exponential", "inverse_sigmoid"] = "constant"
+    teacher_forcing_k: Annotated[float, Field(gt=0)] | None = None
     # Parts of each batch that are computed one after the other, in less memory; the step is the same.
     accumulation_steps: PositiveInt = 1
     clip_norm: NonNegative = 1.0  # largest global gradient norm; 0 turns clipping off
@@ -69,6 +73,17 @@ class Train(Table):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
+        ranges = {"constant": None, "linear": (0, 1), "exponential": (0, 1), "inverse_sigmoid": (1, math.inf)}
+        kind, k, limits = self.teacher_forcing_schedule, self.teacher_forcing_k, ranges[self.teacher_forcing_schedule]
+        if (limits is None) != (k is None) or (limits and not limits[0] <= k <= limits[1]):
+            raise ValueError(
+                "teacher_forcing_k is at most 1 for teacher_forcing_schedule = \"linear\" and \"exponential\", at "
+                "least 1 for \"inverse_sigmoid\", and not for \"constant\". Received: "
+                f"teacher_forcing_k={k}, schedule = \"{kind}\"")
+        if limits and self.teacher_forcing_ratio == 1:
+            raise ValueError(
+                "teacher_forcing_ratio is the least share that a schedule falls to: set it below 1, as 0. Received: "
+                f"teacher_forcing_ratio = 1 with teacher_forcing_schedule = \"{kind}\"")
         if self.schedule in ("noam", "inverse_square_root") and self.warmup_steps < 1:
             raise ValueError(
                 f"schedule = \"{self.schedule}\" needs warmup_steps of at least 1. Received: {self.warmup_steps}")
@@ -183,10 +198,6 @@ class Run(Table):
             raise ValueError(
                 "model.share_embeddings = \"" + self.model.share_embeddings + "\" needs data.share_tokenizer = true: "
                 "one table can only serve one vocabulary. Received: share_tokenizer = false")
-        if self.train.teacher_forcing_ratio < 1 and self.model.decoder.kind == "transformer":
-            raise ValueError(
-                "train.teacher_forcing_ratio below 1 needs a decoder that goes step by step: \"recurrent\" or "
-                "\"attentional\". Received: decoder.kind = \"transformer\"")
         for name in ("coverage_penalty", "replace_unknown"):
             if getattr(self.decode, name) and self.model.decoder.kind == "recurrent":
                 raise ValueError(
