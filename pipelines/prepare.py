@@ -24,7 +24,9 @@ Pairs = list[Pair]
 Progress = Callable[[str, float, float | None], None]
 
 # Keys one may change between two calls of the same run; all others shape what is already there.
-FREE_KEYS = ("train.steps", "train.max_minutes", "train.patience", "train.keep_checkpoints", "decode", "export")
+FREE_KEYS = (
+    "train.steps", "train.max_minutes", "train.patience", "train.keep_checkpoints", "train.divergence_retries",
+    "decode", "export")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,11 +4,11 @@ import keras
 import pytest
 
 from tfseq2seq.config import Train
-from tfseq2seq.optimization import WarmupSchedule, make_optimizer
+from tfseq2seq.optimization import WarmupSchedule, make_optimizer, make_schedule
 
 
 @pytest.mark.parametrize("kind, step, expected", [
-    ("constant", 0, 0.25), ("constant", 9, 1.0),
+    ("constant", 0, 0.25), ("constant", 9, 1.0), ("plateau", 0, 0.25), ("plateau", 9, 1.0),
     ("inverse_square_root", 1, 0.5), ("inverse_square_root", 3, 1.0), ("inverse_square_root", 15, 0.5),
     ("linear", 3, 1.0), ("linear", 7, 0.5), ("linear", 11, 0.0), ("linear", 99, 0.0),
     ("cosine", 3, 1.0), ("cosine", 7, 0.5), ("cosine", 11, 0.0),
@@ -37,9 +37,13 @@ def test_wrong_schedules_are_refused(arguments, text):
 @pytest.mark.parametrize("name, kind", [
     ("adam", keras.optimizers.Adam), ("adamw", keras.optimizers.AdamW), ("sgd", keras.optimizers.SGD)])
 def test_optimizer_by_name_with_its_schedule(name, kind):
-    optimizer = make_optimizer(Train(optimizer=name, warmup_steps=10, learning_rate=0.5), units=8)
+    train = Train(optimizer=name, warmup_steps=10, learning_rate=0.5)
+    rate = make_schedule(train, units=8)
+    optimizer = make_optimizer(train, rate)
     assert isinstance(optimizer, kind)
     assert float(optimizer.learning_rate) == pytest.approx(0.05)  # step 1 of 10
+    rate.scale.assign(0.5)
+    assert float(optimizer.learning_rate) == pytest.approx(0.025)
 
 
 def test_schedule_config_round_trip():

@@ -35,6 +35,10 @@ class Progress:
     best_value: float | None = None
     best_step: int = -1
     evaluations_without_better: int = 0
+    rate_scale: float = 1.0  # what the schedule's rate is multiplied by
+    evaluations_since_cut: int = 0  # of the rate, or since the best evaluation
+    lowest_loss: float | None = None  # nats a token, over a few steps
+    divergences: int = 0  # times that training went back to a checkpoint
 
 
 class StopOnSignal(keras.callbacks.Callback):

@@ -22,7 +22,7 @@ from tfseq2seq.layers.stack import Stack
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import Seq2Seq, build_model
-from tfseq2seq.optimization import make_optimizer
+from tfseq2seq.optimization import make_optimizer, make_schedule
 from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
 
 # Attributes of the model, in the order of the data.
@@ -274,7 +274,7 @@ def _vocabulary_size(tokenizer: Any) -> int:
 
 def _count_slots(run: Run) -> int:
     """Scalars that the optimizer keeps of each weight: 2 for Adam."""
-    optimizer = make_optimizer(run.train, run.model.embedding_units)
+    optimizer = make_optimizer(run.train, make_schedule(run.train, run.model.embedding_units))
     weight = tf.Variable(tf.zeros([2, 3]))
     optimizer.build([weight])
     return sum(variable.shape == weight.shape for variable in optimizer.variables)

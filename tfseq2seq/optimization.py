@@ -13,9 +13,10 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     With s = step + 1, w = warmup_steps, n = total_steps, p = peak:
     - "noam": p * units^-0.5 * min(s^-0.5, s * w^-1.5) (Vaswani et al., 2017, arXiv:1706.03762, eq. 3);
     - all others rise as p * s / w while s < w, and then
-      "constant": p; "inverse_square_root": p * (w / s)^0.5 (Ott et al., 2018, arXiv:1806.00187);
+      "constant" and "plateau": p; "inverse_square_root": p * (w / s)^0.5 (Ott et al., 2018, arXiv:1806.00187);
       "linear": p * (n - s) / (n - w); "cosine": p * (1 + cos(pi (s - w) / (n - w))) / 2
       (Loshchilov & Hutter, 2017, arXiv:1608.03983, eq. 5).
+    All of it times `scale`.
 
     Args:
         kind: One of the names above.
@@ -23,11 +24,13 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: Steps of rise; noam and inverse_square_root need at least 1.
         total_steps: Step at which linear and cosine reach 0.
         units: Width of the model, for noam.
+    Attributes:
+        scale: Variable, 1 at first; what lowers it lies outside, as the callbacks of "plateau".
     Raises:
         ValueError: an unknown kind, or a decay without room.
     """
 
-    KINDS = ("constant", "inverse_square_root", "noam", "linear", "cosine")
+    KINDS = ("constant", "inverse_square_root", "noam", "linear", "cosine", "plateau")
 
     def __init__(self, kind, peak, warmup_steps=0, total_steps=1, units=1):
         super().__init__()
@@ -41,19 +44,21 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
                 f"Received: total_steps={total_steps}, warmup_steps={warmup_steps}.")
         self.kind, self.peak, self.warmup_steps = kind, peak, warmup_steps
         self.total_steps, self.units = total_steps, units
+        self.scale = tf.Variable(1.0, trainable=False, name="rate_scale")
 
     def __call__(self, step):
-        step = tf.cast(step, tf.float32) + 1.0
+        return self.scale * self._rate(tf.cast(step, tf.float32) + 1.0)
+
+    def _rate(self, step):
         warmup, total = float(self.warmup_steps), float(self.total_steps)
         if self.kind == "noam":
             return self.peak * self.units**-0.5 * tf.minimum(step**-0.5, step * warmup**-1.5)
         progress = tf.clip_by_value((step - warmup) / max(total - warmup, 1.0), 0.0, 1.0)
         decay = {
-            "constant": lambda: tf.ones_like(step),
             "inverse_square_root": lambda: tf.sqrt(warmup / step),
             "linear": lambda: 1.0 - progress,
             "cosine": lambda: 0.5 * (1.0 + tf.cos(math.pi * progress)),
-        }[self.kind]()
+        }.get(self.kind, lambda: tf.ones_like(step))()
         return self.peak * tf.where(step < warmup, step / max(warmup, 1.0), decay)
 
     def get_config(self):
@@ -83,14 +88,18 @@ class Adam(keras.optimizers.Adam):
             epsilon=tf.cast(self.epsilon, dtype))
 
 
-def make_optimizer(train, units):
-    """The optimizer of a `[train]` table; clipping is done by `Seq2Seq.train_step`, across replicas.
+def make_schedule(train, units):
+    """The `WarmupSchedule` of a `[train]` table for a model of this width."""
+    return WarmupSchedule(train.schedule, train.learning_rate, train.warmup_steps, train.steps, units)
+
+
+def make_optimizer(train, rate):
+    """The optimizer of a `[train]` table; clipping is done by `Seq2Seq.update`, across replicas.
 
     Args:
         train: `tfseq2seq.config.Train`.
-        units: Width of the model, for the noam schedule.
+        rate: From `make_schedule`.
     """
-    rate = WarmupSchedule(train.schedule, train.learning_rate, train.warmup_steps, train.steps, units)
     # beta_2 and epsilon as in Vaswani et al., 2017, section 5.3: the default 0.999 is slow to forget.
     adam = {"beta_1": 0.9, "beta_2": 0.98, "epsilon": 1e-9}
     makers = {

@@ -1,6 +1,7 @@
 """Training a prepared run: strategy, model, `fit`, and going on where it stopped."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ from tfseq2seq.evaluation import group_references
 from tfseq2seq.generation import Generator
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import Seq2Seq, build_model
-from tfseq2seq.optimization import make_optimizer
+from tfseq2seq.optimization import WarmupSchedule, make_optimizer, make_schedule
+from tfseq2seq.rate_control import CutOnPlateau, Diverged, WatchForDivergence
 from tfseq2seq.teacher_forcing import TeacherForcing
 
 NUM_METRICS = 2  # of the task's, while training: TER alone would take longer than the decoding
@@ -65,8 +67,10 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     batches = _batches(prepared, prepared.train, strategy.num_replicas_in_sync)
     valid = _batches(prepared, _spread(prepared.valid, settings.valid_lines), strategy.num_replicas_in_sync)
     with strategy.scope():
-        model = _compiled_model(run, prepared)
+        rate = make_schedule(settings, run.model.decoder.units)
+        model = _compiled_model(run, prepared, rate)
     progress = _restore(folder / "checkpoints", model, hosts)
+    rate.scale.assign(progress.rate_scale)
     if progress.step:
         show.print(f"going on from step {progress.step} ({folder / 'checkpoints'})", highlight=False)
     show.print(
@@ -79,27 +83,56 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     lines, references = (_spread(side, settings.valid_lines) for side in (sources, targets))
     with callbacks.StopOnSignal(hosts) as stop, _explaining_lost_hosts(hosts):
         bar = callbacks.ShowProgress(progress, settings.steps, settings.max_minutes, show)
-        after = [
-            callbacks.Evaluate(
-                progress, make_generator(run, prepared, model), lines, references,
-                task.ordered_metrics(settings.metric)[:NUM_METRICS], settings.patience,
-                distribute(strategy, functools.partial(valid.dataset, shuffle=False, repeat=False)),
-                valid.steps_per_epoch, stop, show, writer),
-            callbacks.WriteScalars(
-                progress, writer, folder / "metrics.jsonl" if hosts.is_chief else None, batches.padding_share)]
+        after = [callbacks.Evaluate(
+            progress, make_generator(run, prepared, model), lines, references,
+            task.ordered_metrics(settings.metric)[:NUM_METRICS], settings.patience,
+            distribute(strategy, functools.partial(valid.dataset, shuffle=False, repeat=False)),
+            valid.steps_per_epoch, stop, show, writer)]
+        if settings.schedule == "plateau":
+            after.append(CutOnPlateau(progress, settings.plateau_patience, settings.plateau_factor, rate.scale))
+        checkpoint_every = settings.checkpoint_every or settings.evaluate_every
         if hosts.is_chief:
-            after.insert(1, callbacks.SaveCheckpoints(
-                folder / "checkpoints", progress, settings.checkpoint_every or settings.evaluate_every,
-                settings.keep_checkpoints))
-        watch = [callbacks.CountSteps(progress, settings.max_minutes), bar, stop, *after]
+            after.append(callbacks.SaveCheckpoints(
+                folder / "checkpoints", progress, checkpoint_every, settings.keep_checkpoints))
+        after.append(callbacks.WriteScalars(
+            progress, writer, folder / "metrics.jsonl" if hosts.is_chief else None, batches.padding_share))
+        watch = [
+            callbacks.CountSteps(progress, settings.max_minutes), bar, stop,
+            WatchForDivergence(progress, checkpoint_every, hosts), *after]
         try:
             _evaluate_if_due(model, progress, settings, [stop, *after])
-            if stop.received is None:
-                _fit(model, batches, progress, settings, watch)
+            while stop.received is None:
+                try:
+                    _fit(model, batches, progress, settings, watch)
+                    break
+                except Diverged as error:
+                    _go_back(folder / "checkpoints", model, progress, settings, hosts, rate, error, show)
         finally:
             bar.bar.stop()
         stop.raise_if_received()
     return progress
+
+
+def _go_back(folder: Path, model: Seq2Seq, progress: callbacks.Progress, settings, hosts: Hosts, rate, error, show):
+    """To the newest checkpoint, from where training goes on at half of the rate."""
+    advice = "lower train.learning_rate, or give it more train.warmup_steps or a smaller train.clip_norm"
+    if progress.divergences >= settings.divergence_retries:
+        raise ValueError(
+            f"training diverged {progress.divergences + 1} times, more often than train.divergence_retries = "
+            f"{settings.divergence_retries} allows: {advice}. Received: {error}.") from error
+    if not checkpoints.steps(folder):
+        raise ValueError(
+            f"training diverged before its first checkpoint: {advice}. Received: {error}.") from error
+    lowered = {"rate_scale": progress.rate_scale / 2, "divergences": progress.divergences + 1}
+    state = dataclasses.asdict(_restore(folder, model, hosts)) | lowered | {"seconds": progress.seconds}
+    for name, value in state.items():
+        setattr(progress, name, value)
+    rate.scale.assign(progress.rate_scale)
+    if hosts.is_chief:
+        checkpoints.update_state(folder, progress.step, state)
+    show.print(
+        f"[bold]{error}[/]: going back to step {progress.step}, with the rate times {progress.rate_scale:g}",
+        highlight=False)
 
 
 @contextlib.contextmanager
@@ -127,7 +160,7 @@ def _evaluate_if_due(model: Seq2Seq, progress: callbacks.Progress, settings, wat
             callback.on_epoch_end(0, logs)
 
 
-def _compiled_model(run: Run, prepared: Prepared) -> Seq2Seq:
+def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2Seq:
     settings = run.train
     model = build_model(
         run.model, prepared.source_tokenizer.vocabulary_size, prepared.target_tokenizer.vocabulary_size,
@@ -135,7 +168,7 @@ def _compiled_model(run: Run, prepared: Prepared) -> Seq2Seq:
     model.teacher_forcing = TeacherForcing(
         settings.teacher_forcing_schedule, settings.teacher_forcing_ratio, settings.teacher_forcing_k)
     model.accumulation_steps = settings.accumulation_steps
-    optimizer = make_optimizer(settings, run.model.decoder.units)
+    optimizer = make_optimizer(settings, rate)
     optimizer.global_clipnorm = settings.clip_norm or None
     model.compile(optimizer, loss=TokenCrossEntropy(settings.label_smoothing), jit_compile=settings.jit_compile)
     model.optimizer.build(model.trainable_variables)

@@ -10,7 +10,7 @@ from tfseq2seq.config import Model, Train
 from tfseq2seq.decoding import search
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import build_model
-from tfseq2seq.optimization import make_optimizer
+from tfseq2seq.optimization import make_optimizer, make_schedule
 from tfseq2seq.structures import BOS, EOS, PAD
 
 SYMBOLS = 10  # each symbol is drawn with the same probability
@@ -50,7 +50,8 @@ class Learner:
         keras.utils.set_random_seed(1)
         self.model = build_model(
             Model(embedding_units=64, encoder=encoder, decoder=decoder), VOCABULARY, VOCABULARY)
-        optimizer = make_optimizer(Train(learning_rate=learning_rate, warmup_steps=200), 64)
+        settings = Train(learning_rate=learning_rate, warmup_steps=200)
+        optimizer = make_optimizer(settings, make_schedule(settings, 64))
         optimizer.global_clipnorm = 1.0
         self.model.compile(optimizer, loss=TokenCrossEntropy())
         self.steps = 0

@@ -52,7 +52,10 @@ class Train(Table):
     keep_checkpoints: PositiveInt = 3
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # the peak; for noam the factor
-    schedule: Literal["constant", "inverse_square_root", "noam", "linear", "cosine"] = "inverse_square_root"
+    schedule: Literal[
+        "constant", "inverse_square_root", "noam", "linear", "cosine", "plateau"] = "inverse_square_root"
+    plateau_patience: PositiveInt = 3  # of "plateau": evaluations without a better metric before the rate is cut
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of "plateau": what it is multiplied by
     warmup_steps: Annotated[int, Field(ge=0)] = 500
     label_smoothing: Rate = 0.1
     # Share of steps that read the true token, the others what the model found likeliest (Bengio et al., 2015). It is
@@ -65,6 +68,8 @@ class Train(Table):
     clip_norm: NonNegative = 1.0  # largest global gradient norm; 0 turns clipping off
     metric: str | None = None  # what chooses the best checkpoint; default: the task's own
     patience: PositiveInt | None = None  # evaluations without a better metric before training stops
+    # Times that a diverged training goes back to the last checkpoint, to go on at half of the rate.
+    divergence_retries: Annotated[int, Field(ge=0)] = 3
     valid_lines: PositiveInt = 1000  # held-out lines decoded at each evaluation
     replicas: PositiveInt | None = None  # default: every visible device
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
