@@ -71,12 +71,14 @@ ARROWS = {
     "tfseq2seq.checkpoints": LIBRARY,
     "tfseq2seq.description": LIBRARY,
     "tfseq2seq.callbacks": [*LIBRARY, "tfseq2seq.generation", "tfseq2seq.console", "tfseq2seq.interruption"],
+    "tfseq2seq.averaging": ["tfseq2seq.checkpoints"],
     "tfseq2seq.rate_control": ["tfseq2seq.callbacks", "tfseq2seq.distribution"],
     # It is handed prepared pairs: where they were obtained and how they were checked is not its business.
     "tfseq2seq.training": [
         *LIBRARY,
         "tfseq2seq.generation",
         "tfseq2seq.callbacks",
+        "tfseq2seq.averaging",
         "tfseq2seq.rate_control",
         "pipelines.batching",
         "pipelines.prepare",

@@ -3,6 +3,7 @@
 All of them share one `Progress`, which a checkpoint stores and a resumed run reads back.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -144,27 +145,34 @@ class Evaluate(keras.callbacks.Callback):
         self.stop.agree()
         if self.stop.received is not None or self.progress.evaluated_step == self.progress.step:
             return
-        started = time.monotonic()
+        started, average = time.monotonic(), self.model.moving_average
+        with contextlib.nullcontext() if average is None else average.in_place_of_weights():
+            teacher_forced, values = self._evaluate()
+        if values is None:
+            self.model.stop_training = True  # the steps are saved; this evaluation is made on resumption
+            return
+        logs = {} if logs is None else logs
+        logs.update({f"valid_{name}": value for name, value in (teacher_forced | values).items()})
+        parts = [f"{name} {value:.2f}" for name, value in values.items()]
+        best = " [bold green]best[/]" if self.progress.best_step == self.progress.step else ""
+        self.show.print(
+            f"step {self.progress.step}: valid loss {teacher_forced['loss']:.3f}, {', '.join(parts)}{best} "
+            f"({time.monotonic() - started:.0f} s)", highlight=False)
+
+    def _evaluate(self) -> tuple[dict[str, float], dict[str, float] | None]:
+        """Teacher-forced metrics, and those of the answers, None where a signal came; keeps the best."""
         with progress_bar(self.show) as report:
             report("decoding held-out lines", 0, len(self.lines))
             teacher_forced = self.model.evaluate(
                 self.valid_batches, steps=self.num_valid_batches, verbose=0, return_dict=True)
             hypotheses = self._decode(report) if self.stop.hosts.is_chief else []
         values = self._score(hypotheses)
-        if values is None:
-            self.model.stop_training = True  # the steps are saved; this evaluation is made on resumption
-            return
-        logs = {} if logs is None else logs
-        logs.update({f"valid_{name}": value for name, value in (teacher_forced | values).items()})
-        self.progress.evaluated_step = self.progress.step
-        self._keep_best(values[self.metrics[0]])
-        if hypotheses:
-            self._write_samples(hypotheses)
-        parts = [f"{name} {value:.2f}" for name, value in values.items()]
-        best = " [bold green]best[/]" if self.progress.best_step == self.progress.step else ""
-        self.show.print(
-            f"step {self.progress.step}: valid loss {teacher_forced['loss']:.3f}, {', '.join(parts)}{best} "
-            f"({time.monotonic() - started:.0f} s)", highlight=False)
+        if values is not None:
+            self.progress.evaluated_step = self.progress.step
+            self._keep_best(values[self.metrics[0]])
+            if hypotheses:
+                self._write_samples(hypotheses)
+        return teacher_forced, values
 
     def _decode(self, report) -> list[str] | None:
         """The answers, or None where a signal came."""

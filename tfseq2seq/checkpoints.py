@@ -16,6 +16,8 @@ from tfseq2seq.files import sync_folder, write_atomically
 
 logger = logging.getLogger(__name__)
 
+MEANS = "means"  # of the weights, where training keeps them; they answer then
+
 # What TensorFlow's reader raises for files that are cut, missing or hold something else.
 UNREADABLE = (OSError, ValueError, AssertionError, LookupError, RuntimeError, tf.errors.OpError)
 
@@ -30,9 +32,10 @@ def parts(model: Any) -> dict[str, list[Any]]:
     They are listed one by one: TensorFlow's own walk over a Keras model passes over whatever is kept in
     lists, layers and an optimizer's moments among them, and over the states of random generators.
     """
-    return {
+    found = {
         "weights": weights(model), "optimizer": [variable.value for variable in model.optimizer.variables],
         "random_states": [variable.value for variable in model.variables if "seed_generator" in variable.path]}
+    return found if model.moving_average is None else {**found, MEANS: model.moving_average.means}
 
 
 def weights(model: Any) -> list[Any]:
@@ -136,12 +139,19 @@ def restore_best(folder: Path, model: Any) -> int:
         raise CheckpointError(f"{folder}: holds no checkpoint; train first with `tfseq2seq train`.")
     best = best_step(folder)
     step = found[-1] if best is None else best
+    restore(folder, step, model)
+    return step
+
+
+def restore(folder: Path, step: int, model: Any) -> None:
+    """Reads the weights of one checkpoint, or their means where training kept them. Raises CheckpointError."""
     path = folder / f"step-{step:08d}"
     try:
-        _read(path, {"weights": weights(model)}, whole=False)
+        names = {name for name, _ in tf.train.list_variables(str(path / "weights"))}
+        kind = MEANS if any(name.startswith(f"{MEANS}/") for name in names) else "weights"
+        _read(path, {kind: weights(model)}, whole=False)
     except UNREADABLE as error:
         raise CheckpointError(f"{path}: cannot be read: {_reason(error)}") from error
-    return step
 
 
 def _reason(error: BaseException) -> str:

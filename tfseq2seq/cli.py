@@ -145,6 +145,21 @@ def train(
 
 
 @app.command()
+def average(
+    run_folder: RunArgument,
+    output: Annotated[Path, typer.Argument(help="The folder of the new run.", show_default=False)],
+    last: Annotated[int | None, typer.Option(min=1, help="So many of the newest checkpoints.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, help="So many of the best ones that are kept.")] = None,
+) -> None:
+    """Make a run whose weights are the mean of several checkpoints of another one."""
+    from tfseq2seq.runs import average_run
+
+    steps = average_run(run_folder, output, last, best)
+    named = ", ".join(f"{step:,}" for step in steps)
+    show.print(f"{output}: the mean of the steps {named}\nnext: tfseq2seq evaluate {output}", highlight=False)
+
+
+@app.command()
 def evaluate(
     run_folder: RunArgument,
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",

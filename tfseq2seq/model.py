@@ -75,6 +75,7 @@ class Seq2Seq(keras.Model):
         self.gradient_norm = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.MEAN)
         self.teacher_forcing = TeacherForcing()  # which share of training's steps reads the true token
         self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
+        self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
         self.coins = keras.random.SeedGenerator(name="coins")
         self.num_traces = 0  # of the training step; every distinct shape may cost one
         self.build()
@@ -260,6 +261,8 @@ class Seq2Seq(keras.Model):
         gradients, norm = self._reduce_and_clip(gradients)
         self.gradient_norm.assign(norm)
         self.optimizer.apply(gradients, self.trainable_variables)
+        if self.moving_average is not None:
+            self.moving_average.update(self.optimizer.iterations)
         return self.get_metrics_result()
 
     def test_step(self, data):

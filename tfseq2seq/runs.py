@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sys
 import zlib
 from collections.abc import Iterator
@@ -14,15 +15,16 @@ from pipelines.prepare import Prepared, load_prepared, prepare
 from pipelines.reading import decode_lines, stream_lines
 from pipelines.sources import CORPORA
 from tfseq2seq import callbacks, checkpoints
+from tfseq2seq.averaging import average_checkpoints
 from tfseq2seq.config import ConfigError, Run, override
 from tfseq2seq.console import Report, progress_bar, show
 from tfseq2seq.distribution import Hosts, make_strategy
-from tfseq2seq.evaluation import Score, as_dict, evaluate, group_references
+from tfseq2seq.evaluation import METRICS, Score, as_dict, evaluate, group_references
 from tfseq2seq.files import write_atomically
 from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.output import FORMATS, FileOutput, StreamOutput
 from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict, show_pace
-from tfseq2seq.training import load_generator, train
+from tfseq2seq.training import AVERAGED, load_generator, train
 
 
 def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Progress:
@@ -59,6 +61,60 @@ def prepare_run(run: Run, folder: Path, console: Console = show) -> Prepared:
         f"{len(prepared.train):,} train, {len(prepared.valid):,} valid and {len(prepared.test):,} test pairs"
         + (f"; left out of train: {left_out}" if left_out else ""), highlight=False)
     return prepared
+
+
+def average_run(folder: Path, output: Path, last: int | None = None, best: int | None = None) -> list[int]:
+    """Makes a run of its own whose checkpoint is the mean of several of another run's.
+
+    Args:
+        folder: the run.
+        output: the folder of the new one, which must not exist.
+        last: the so many newest checkpoints.
+        best: or the so many best ones by the metric that chose the best checkpoint, of those that are kept.
+    Returns:
+        The steps of the checkpoints.
+    Raises:
+        ValueError: neither or both are asked for, there are not as many, or `output` exists.
+        CheckpointError: one cannot be read.
+    """
+    if (last is None) == (best is None):
+        raise ValueError(f"average needs --last or --best, one of them. Received: --last {last} --best {best}.")
+    if output.exists():
+        raise ValueError(f"{output}: exists already; name another folder.")
+    run, prepared = open_run(folder)
+    found = checkpoints.steps(folder / "checkpoints")
+    if best is not None:
+        found = sorted(_by_metric(folder, run, prepared, found)[:best])
+    wanted = last or best or 0
+    steps = found[-wanted:]
+    if not 0 < wanted == len(steps):
+        kept = "" if best is None else " evaluated"
+        raise ValueError(
+            f"average needs as many{kept} checkpoints as it is asked for; train.keep_checkpoints sets how many are "
+            f"kept. Received: {wanted}, where {folder} has {len(found)}.")
+    generator = load_generator(run, prepared, folder)
+    average_checkpoints(folder / "checkpoints", steps, generator.model)
+    temporary = output.with_name(f".{output.name}.averaging")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        for name in ("data", "tokenizers"):
+            shutil.copytree(folder / name, temporary / name)
+        objects = {"weights": checkpoints.weights(generator.model)}
+        checkpoints.save(temporary / "checkpoints", steps[-1], objects, {"best_step": steps[-1]}, keep=1)
+        (temporary / AVERAGED).write_text(json.dumps({"run": str(folder), "steps": steps}), encoding="utf-8")
+        shutil.copy(folder / "config.json", temporary / "config.json")
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return steps
+
+
+def _by_metric(folder: Path, run: Run, prepared: Prepared, steps: list[int]) -> list[int]:
+    """Those of the steps that were evaluated, best first."""
+    metric = prepared.task.ordered_metrics(run.train.metric)[0]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    values = {row["step"]: row[f"valid_{metric}"] for row in rows if f"valid_{metric}" in row}
+    return sorted((step for step in steps if step in values), key=values.__getitem__, reverse=METRICS[metric].maximize)
 
 
 def open_run(folder: Path, overrides: dict[str, Any] | None = None) -> tuple[Run, Prepared]:

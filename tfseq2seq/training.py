@@ -14,6 +14,7 @@ from pipelines.batching import Batches
 from pipelines.prepare import Prepared
 from pipelines.text import encode_pairs
 from tfseq2seq import callbacks, checkpoints
+from tfseq2seq.averaging import MovingAverage
 from tfseq2seq.config import Run
 from tfseq2seq.distribution import Hosts, distribute, make_strategy
 from tfseq2seq.evaluation import group_references
@@ -24,6 +25,7 @@ from tfseq2seq.optimization import WarmupSchedule, make_optimizer, make_schedule
 from tfseq2seq.rate_control import CutOnPlateau, Diverged, WatchForDivergence
 from tfseq2seq.teacher_forcing import TeacherForcing
 
+AVERAGED = "averaged.json"  # in a run's folder: its one checkpoint is a mean of these
 NUM_METRICS = 2  # of the task's, while training: TER alone would take longer than the decoding
 
 
@@ -57,9 +59,11 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         How far it came, with the best metric.
     Raises:
         Interrupted: Ctrl-C or SIGTERM; everything is saved.
-        ValueError: the data leave nothing to train on, or devices are missing.
+        ValueError: the data leave nothing to train on, devices are missing, or training diverged too often.
     """
     settings = run.train
+    if (folder / AVERAGED).exists():
+        raise ValueError(f"{folder}: holds a mean of checkpoints, from which no training goes on; train another run.")
     strategy = make_strategy(settings.replicas)  # first of all, see there
     hosts = Hosts(strategy)
     show = show if hosts.is_chief else Console(quiet=True)
@@ -172,6 +176,8 @@ def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2S
     optimizer.global_clipnorm = settings.clip_norm or None
     model.compile(optimizer, loss=TokenCrossEntropy(settings.label_smoothing), jit_compile=settings.jit_compile)
     model.optimizer.build(model.trainable_variables)
+    if settings.average_decay is not None:
+        model.moving_average = MovingAverage(model.weights, settings.average_decay)
     return model
 
 

@@ -68,6 +68,8 @@ class Train(Table):
     clip_norm: NonNegative = 1.0  # largest global gradient norm; 0 turns clipping off
     metric: str | None = None  # what chooses the best checkpoint; default: the task's own
     patience: PositiveInt | None = None  # evaluations without a better metric before training stops
+    # Of an exponential moving average of the weights, which is then what is evaluated, and answers; as 0.999.
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     # Times that a diverged training goes back to the last checkpoint, to go on at half of the rate.
     divergence_retries: Annotated[int, Field(ge=0)] = 3
     valid_lines: PositiveInt = 1000  # held-out lines decoded at each evaluation
