@@ -71,6 +71,8 @@ ARROWS = {
     "tfseq2seq.checkpoints": LIBRARY,
     "tfseq2seq.description": LIBRARY,
     "tfseq2seq.callbacks": [*LIBRARY, "tfseq2seq.generation", "tfseq2seq.console", "tfseq2seq.interruption"],
+    "tfseq2seq.noise": ["tfseq2seq.structures"],
+    "tfseq2seq.starting": ["tfseq2seq.model"],
     "tfseq2seq.averaging": ["tfseq2seq.checkpoints"],
     "tfseq2seq.rate_control": ["tfseq2seq.callbacks", "tfseq2seq.distribution"],
     # It is handed prepared pairs: where they were obtained and how they were checked is not its business.
@@ -79,6 +81,8 @@ ARROWS = {
         "tfseq2seq.generation",
         "tfseq2seq.callbacks",
         "tfseq2seq.averaging",
+        "tfseq2seq.noise",
+        "tfseq2seq.starting",
         "tfseq2seq.rate_control",
         "pipelines.batching",
         "pipelines.prepare",

@@ -32,6 +32,11 @@ class MovingAverage:
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)  # the same on all of them
             for weight in self._weights]
 
+    def restart(self) -> None:
+        """Makes the means what the weights are."""
+        for mean, weight in zip(self.means, self._weights, strict=True):
+            mean.assign(tf.convert_to_tensor(weight))
+
     def update(self, step: tf.Tensor) -> None:
         """Takes the weights after so many optimizer steps in."""
         step = tf.cast(step, tf.float32)

@@ -74,6 +74,7 @@ class Seq2Seq(keras.Model):
         # Of the last training step, of the global batch, before clipping.
         self.gradient_norm = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.MEAN)
         self.teacher_forcing = TeacherForcing()  # which share of training's steps reads the true token
+        self.noise = {}  # by "source" and "target", a `TokenNoise` of what is read there in training
         self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
         self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
         self.coins = keras.random.SeedGenerator(name="coins")
@@ -248,6 +249,8 @@ class Seq2Seq(keras.Model):
     def gradients(self, inputs, labels, weights):
         """This replica's part of the gradient, scaled as the optimizer wants it: a tensor a trainable variable."""
         self.num_traces += 1
+        for side, noise in self.noise.items():
+            inputs = {**inputs, side: noise(inputs[side], tf.cast(self.coins.next(), tf.int32))}
         with tf.GradientTape() as tape:
             logits, labels, weights = self._real_logits(inputs, labels, weights, training=True)
             loss = self._token_loss(labels, logits, weights)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from pipelines.batching import Batches
-from pipelines.prepare import Prepared
+from pipelines.prepare import Prepared, load_prepared
 from pipelines.text import encode_pairs
 from tfseq2seq import callbacks, checkpoints
 from tfseq2seq.averaging import MovingAverage
@@ -21,8 +21,10 @@ from tfseq2seq.evaluation import group_references
 from tfseq2seq.generation import Generator
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import Seq2Seq, build_model
+from tfseq2seq.noise import TokenNoise
 from tfseq2seq.optimization import WarmupSchedule, make_optimizer, make_schedule
 from tfseq2seq.rate_control import CutOnPlateau, Diverged, WatchForDivergence
+from tfseq2seq.starting import start_from
 from tfseq2seq.teacher_forcing import TeacherForcing
 
 AVERAGED = "averaged.json"  # in a run's folder: its one checkpoint is a mean of these
@@ -75,6 +77,8 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         model = _compiled_model(run, prepared, rate)
     progress = _restore(folder / "checkpoints", model, hosts)
     rate.scale.assign(progress.rate_scale)
+    if not progress.step and settings.start_from is not None:
+        _start_from(run, prepared, model, show)
     if progress.step:
         show.print(f"going on from step {progress.step} ({folder / 'checkpoints'})", highlight=False)
     show.print(
@@ -172,6 +176,12 @@ def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2S
     model.teacher_forcing = TeacherForcing(
         settings.teacher_forcing_schedule, settings.teacher_forcing_ratio, settings.teacher_forcing_k)
     model.accumulation_steps = settings.accumulation_steps
+    for side, tokenizer in (("source", prepared.source_tokenizer), ("target", prepared.target_tokenizer)):
+        rates = [getattr(settings, f"{side}_{name}") for name in ("word_dropout", "token_noise")]
+        if any(rates):
+            model.noise[side] = TokenNoise(*rates, tokenizer.vocabulary_size)
+    for part in settings.freeze:
+        _freeze(model, part)
     optimizer = make_optimizer(settings, rate)
     optimizer.global_clipnorm = settings.clip_norm or None
     model.compile(optimizer, loss=TokenCrossEntropy(settings.label_smoothing), jit_compile=settings.jit_compile)
@@ -179,6 +189,36 @@ def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2S
     if settings.average_decay is not None:
         model.moving_average = MovingAverage(model.weights, settings.average_decay)
     return model
+
+
+def _freeze(model: Seq2Seq, part: str) -> None:
+    layer = getattr(model, part)
+    if layer is None:
+        raise ValueError(
+            f"train.freeze names {part}, which this model does not have: its output is tied to the target embedding. "
+            f"Received: model.share_embeddings = \"{model.config.share_embeddings}\".")
+    for weight in layer.weights:
+        weight.trainable = False
+    if not model.trainable_variables:
+        raise ValueError("train.freeze leaves nothing to train: name fewer parts.")
+
+
+def _start_from(run: Run, prepared: Prepared, model: Seq2Seq, show: Console) -> None:
+    """Gives the model the weights of another run's best checkpoint. Raises ValueError, CheckpointError."""
+    folder = Path(str(run.train.start_from)).expanduser()
+    other = load_prepared(folder)
+    generator = load_generator(other.run, other, folder)
+    known = start_from(model, generator.model, _vocabularies(prepared), _vocabularies(other))
+    if model.moving_average is not None:
+        model.moving_average.restart()
+    sizes = [len(tokens) for tokens in _vocabularies(prepared)]
+    show.print(
+        f"starting from step {generator.step} of {folder}; it knows {known[0]:,} of {sizes[0]:,} source and "
+        f"{known[1]:,} of {sizes[1]:,} target tokens", highlight=False)
+
+
+def _vocabularies(prepared: Prepared) -> tuple[list[str], list[str]]:
+    return prepared.source_tokenizer.vocabulary(), prepared.target_tokenizer.vocabulary()
 
 
 def _fit(model: Seq2Seq, batches: Batches, progress: callbacks.Progress, settings, watch: list) -> None:

@@ -63,6 +63,12 @@ class Train(Table):
     teacher_forcing_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     teacher_forcing_schedule: Literal["constant", "linear", "exponential", "inverse_sigmoid"] = "constant"
     teacher_forcing_k: Annotated[float, Field(gt=0)] | None = None
+    source_word_dropout: Rate = 0.0  # share of the source tokens that training replaces by the unknown one
+    target_word_dropout: Rate = 0.0  # the same of the tokens that the decoder reads
+    source_token_noise: Rate = 0.0  # share of the source tokens that it replaces by random ones
+    target_token_noise: Rate = 0.0
+    freeze: list[Literal["source_embedding", "target_embedding", "encoder", "decoder", "output_layer"]] = []
+    start_from: str | None = None  # a run folder with the same [model], whose best weights training begins with
     # Parts of each batch that are computed one after the other, in less memory; the step is the same.
     accumulation_steps: PositiveInt = 1
     clip_norm: NonNegative = 1.0  # largest global gradient norm; 0 turns clipping off
@@ -87,6 +93,12 @@ class Train(Table):
                 "teacher_forcing_k is at most 1 for teacher_forcing_schedule = \"linear\" and \"exponential\", at "
                 "least 1 for \"inverse_sigmoid\", and not for \"constant\". Received: "
                 f"teacher_forcing_k={k}, schedule = \"{kind}\"")
+        for side in ("source", "target"):
+            dropout, noise = (getattr(self, f"{side}_{name}") for name in ("word_dropout", "token_noise"))
+            if dropout + noise > 1:
+                raise ValueError(
+                    f"{side}_word_dropout and {side}_token_noise must be at most 1 together. Received: "
+                    f"{dropout} and {noise}")
         if limits and self.teacher_forcing_ratio == 1:
             raise ValueError(
                 "teacher_forcing_ratio is the least share that a schedule falls to: set it below 1, as 0. Received: "
