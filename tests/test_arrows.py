@@ -71,6 +71,7 @@ ARROWS = {
     "tfseq2seq.checkpoints": LIBRARY,
     "tfseq2seq.description": LIBRARY,
     "tfseq2seq.callbacks": [*LIBRARY, "tfseq2seq.generation", "tfseq2seq.console", "tfseq2seq.interruption"],
+    "tfseq2seq.significance": ["tfseq2seq.evaluation"],
     "tfseq2seq.noise": ["tfseq2seq.structures"],
     "tfseq2seq.starting": ["tfseq2seq.model"],
     "tfseq2seq.averaging": ["tfseq2seq.checkpoints"],

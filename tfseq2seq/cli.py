@@ -186,6 +186,35 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    run_folders: Annotated[list[Path], typer.Argument(help="Two or more run folders.", show_default=False)],
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    samples: Annotated[int, typer.Option(min=1, help="Of the paired bootstrap.")] = 1000,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Batches decoded at once; default: the cores, or 1 on a GPU.")] = None,
+    set_: DecodeSetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Decode a held-out split with the best checkpoints of several runs, and tell differences from chance."""
+    from tfseq2seq.prediction import share_cores
+
+    workers = share_cores(workers)
+    import dataclasses
+
+    from tfseq2seq.runs import compare_runs
+    from tfseq2seq.significance import render_comparison
+
+    with progress_bar() as report:
+        found = compare_runs(run_folders, split, report, _values(set_), workers, samples)
+    if as_json:
+        print(json.dumps(
+            {system: {name: dataclasses.asdict(value) for name, value in metrics.items()}
+             for system, metrics in found.items()}, indent=2))
+    else:
+        Console().print(render_comparison(found, title=split))
+
+
+@app.command()
 def predict(
     run_folder: RunArgument,
     source: Annotated[

@@ -12,8 +12,10 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jiwer
+import numpy as np
 from rich.table import Table
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -39,66 +41,57 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A way to score answers.
+    """A way to score answers: one of sacreBLEU's, or counts that are summed over the lines.
 
     Attributes:
         name: its key in `METRICS`.
         maximize: whether more is better.
-        function: (hypotheses, references) -> (value, signature or None).
+        scorer: makes sacreBLEU's metric.
+        count: (hypothesis, its references) -> (what is counted, out of how many); the score is the share of the sums.
     """
 
     name: str
     maximize: bool
-    function: Callable[[Sequence[str], References], tuple[float, str | None]]
+    scorer: Callable[[], Any] | None = None
+    count: Callable[[str, Sequence[str]], tuple[int, int]] | None = None
+
+    def score(self, hypotheses: Sequence[str], references: References) -> Score:
+        if self.scorer is not None:
+            scorer = self.scorer()
+            found = scorer.corpus_score(list(hypotheses), reference_streams(references))
+            return Score(found.score, str(scorer.get_signature()), self.maximize)
+        counted, total = self.count_lines(hypotheses, references).sum(0).tolist()
+        if not total:
+            raise ValueError(
+                "An error rate needs a reference with at least one token; leave out lines with an empty target. "
+                f"Received: {len(hypotheses)} lines, every closest reference empty."
+            )
+        return Score(100.0 * counted / total, None, self.maximize)
+
+    def count_lines(self, hypotheses: Sequence[str], references: References) -> np.ndarray:
+        """[N, 2] int64, of a metric that counts."""
+        assert self.count is not None
+        pairs = zip(hypotheses, references, strict=True)
+        return np.array([self.count(hypothesis, line) for hypothesis, line in pairs], np.int64)
 
 
-def _bleu(hypotheses: Sequence[str], references: References) -> tuple[float, str | None]:
-    return _sacrebleu(BLEU(), hypotheses, references)
-
-
-def _chrf(hypotheses: Sequence[str], references: References) -> tuple[float, str | None]:
-    return _sacrebleu(CHRF(), hypotheses, references)
-
-
-def _ter(hypotheses: Sequence[str], references: References) -> tuple[float, str | None]:
-    return _sacrebleu(TER(), hypotheses, references)
-
-
-def _sacrebleu(
-    metric: BLEU | CHRF | TER, hypotheses: Sequence[str], references: References
-) -> tuple[float, str | None]:
-    # sacreBLEU reads the first references of all lines, then the second ...; None where a line has no more.
+def reference_streams(references: References) -> list[list[str | None]]:
+    """As sacreBLEU reads them: the first references of all lines, then the second ...; None where there are no more."""
     most = max(len(line) for line in references)
-    streams = [[line[i] if i < len(line) else None for line in references] for i in range(most)]
-    score = metric.corpus_score(list(hypotheses), streams)  # type: ignore[arg-type]  # its hint omits None
-    return score.score, str(metric.get_signature())
+    return [[line[i] if i < len(line) else None for line in references] for i in range(most)]
 
 
-def _exact_match(hypotheses: Sequence[str], references: References) -> tuple[float, str | None]:
-    right = sum(hypothesis in line for hypothesis, line in zip(hypotheses, references))
-    return 100.0 * right / len(hypotheses), None
+def _count_match(hypothesis: str, references: Sequence[str]) -> tuple[int, int]:
+    return int(hypothesis in references), 1
 
 
-def _word_error_rate(hypotheses: Sequence[str], references: References) -> tuple[float, str | None]:
-    wrong = sum(
-        hypothesis.split() not in [reference.split() for reference in line]
-        for hypothesis, line in zip(hypotheses, references)
-    )
-    return 100.0 * wrong / len(hypotheses), None
+def _count_wrong(hypothesis: str, references: Sequence[str]) -> tuple[int, int]:
+    return int(hypothesis.split() not in [reference.split() for reference in references]), 1
 
 
-def _token_error_rate(hypotheses: Sequence[str], references: References) -> tuple[float, str | None]:
-    total_edits = total_tokens = 0
-    for hypothesis, line in zip(hypotheses, references):
-        edits, tokens = min((_edits(hypothesis, reference) for reference in line), key=lambda found: found[0])
-        total_edits += edits
-        total_tokens += tokens
-    if not total_tokens:
-        raise ValueError(
-            "An error rate needs a reference with at least one token; leave out lines with an empty target. "
-            f"Received: {len(hypotheses)} lines, every closest reference empty."
-        )
-    return 100.0 * total_edits / total_tokens, None
+def _count_edits(hypothesis: str, references: Sequence[str]) -> tuple[int, int]:
+    """Edits to the closest reference, and its tokens."""
+    return min((_edits(hypothesis, reference) for reference in references), key=lambda found: found[0])
 
 
 def _edits(hypothesis: str, reference: str) -> tuple[int, int]:
@@ -113,13 +106,13 @@ def _edits(hypothesis: str, reference: str) -> tuple[int, int]:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("bleu", True, _bleu),  # Papineni et al., 2002; tokenised by "13a"
-        Metric("chrf", True, _chrf),  # Popovic, 2015: F2 of character n-grams up to 6
-        Metric("ter", False, _ter),  # Snover et al., 2006: edits and shifts per reference word
-        Metric("exact_match", True, _exact_match),  # lines equal to a reference, character by character
-        Metric("word_error_rate", False, _word_error_rate),  # lines equal to no reference, spacing aside
-        Metric("phoneme_error_rate", False, _token_error_rate),  # edits to the closest reference per phoneme
-        Metric("token_error_rate", False, _token_error_rate),  # the same per white-space separated token
+        Metric("bleu", True, scorer=BLEU),  # Papineni et al., 2002; tokenised by "13a"
+        Metric("chrf", True, scorer=CHRF),  # Popovic, 2015: F2 of character n-grams up to 6
+        Metric("ter", False, scorer=TER),  # Snover et al., 2006: edits and shifts per reference word
+        Metric("exact_match", True, count=_count_match),  # lines equal to a reference, character by character
+        Metric("word_error_rate", False, count=_count_wrong),  # lines equal to no reference, spacing aside
+        Metric("phoneme_error_rate", False, count=_count_edits),  # edits to the closest reference per phoneme
+        Metric("token_error_rate", False, count=_count_edits),  # the same per white-space separated token
     )
 }
 
@@ -157,10 +150,7 @@ def evaluate(
                 "evaluate needs at least one reference for every source; leave out lines that have none. "
                 f"Received: none for line {number}, {sources[number - 1]!r}."
             )
-    return {
-        metric.name: Score(*metric.function(hypotheses, references), maximize=metric.maximize)
-        for metric in metrics
-    }
+    return {metric.name: metric.score(hypotheses, references) for metric in metrics}
 
 
 def _metric(name: str) -> Metric:

@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tfseq2seq.files import write_atomically
 from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.output import FORMATS, FileOutput, StreamOutput
 from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict, show_pace
+from tfseq2seq.significance import Comparison, compare
 from tfseq2seq.training import AVERAGED, load_generator, train
 
 
@@ -147,19 +148,11 @@ def evaluate_run(
     Raises:
         ValueError: an unknown or empty split, or no checkpoint.
     """
-    if split not in ("valid", "test"):
-        raise ValueError(f"--split must be valid or test. Received: {split!r}.")
-    pairs = getattr(prepared, split)
-    if not pairs:
-        raise ValueError(f"{folder}: the run has no {split} pairs; name a {split} file in [data].")
     task = prepared.task
-    sources, references = group_references(pairs, task.multiple_references)
+    sources, references = _held_out(prepared, folder, split)
     sources, references = sources[:limit], references[:limit]
     generator = _best(run, prepared, folder)
-    windows = answer_windows(
-        generator, sources, window=len(sources), workers=workers,
-        on_lines=lambda done: report("decoding", done, len(sources)))
-    hypotheses = [best[0].text if best else "" for window in windows for best in window.answers]
+    hypotheses = _decode(generator, sources, workers, report)
     report("scoring", 0, None)
     baseline = task.baseline(prepared.train, sources)
     scores = {
@@ -169,6 +162,61 @@ def evaluate_run(
         values = {"step": generator.step, **{system: as_dict(by_metric) for system, by_metric in scores.items()}}
         write_atomically(folder / f"scores-{split}.json", json.dumps(values, indent=2) + "\n")
     return scores
+
+
+def compare_runs(
+    folders: Sequence[Path], split: str, report: Report, overrides: dict[str, Any] | None = None, workers: int = 1,
+    samples: int = 1000,
+) -> dict[str, dict[str, Comparison]]:
+    """Scores the best checkpoints of several runs on the same held-out split, each beside the first.
+
+    Args:
+        folders: of at least two runs.
+        split: "valid" or "test".
+        report: told (stage, done, total).
+        overrides: keys of [decode] that all of them are decoded with; default each as its recipe says.
+        workers: batches decoded at once.
+        samples: of the paired bootstrap.
+    Returns:
+        Comparisons by folder and metric.
+    Raises:
+        ValueError: fewer than two runs, runs of different tasks or held-out pairs, or no checkpoint.
+    """
+    if len(set(folders)) < 2:
+        raise ValueError(f"compare needs at least two runs. Received: {', '.join(map(str, folders))}.")
+    systems: dict[str, list[str]] = {}
+    asked = None
+    for folder in folders:
+        run, prepared = open_run(folder, overrides)
+        sources, references = _held_out(prepared, folder, split)
+        if asked is None:
+            asked = prepared.task, sources, references
+        elif asked != (prepared.task, sources, references):
+            what = "tasks" if asked[0] != prepared.task else f"{split} pairs"
+            raise ValueError(
+                f"compare needs runs of one task with the same {split} pairs. Received: {folders[0]} and {folder}, "
+                f"whose {what} differ.")
+        systems[str(folder)] = _decode(_best(run, prepared, folder), sources, workers, report)
+    assert asked is not None
+    report("comparing", 0, None)
+    return compare(asked[0].metrics, systems, asked[2], samples)
+
+
+def _held_out(prepared: Prepared, folder: Path, split: str) -> tuple[list[str], list[list[str]]]:
+    """Sources and references of "valid" or "test". Raises ValueError."""
+    if split not in ("valid", "test"):
+        raise ValueError(f"--split must be valid or test. Received: {split!r}.")
+    pairs = getattr(prepared, split)
+    if not pairs:
+        raise ValueError(f"{folder}: the run has no {split} pairs; name a {split} file in [data].")
+    return group_references(pairs, prepared.task.multiple_references)
+
+
+def _decode(generator: Generator, sources: list[str], workers: int, report: Report) -> list[str]:
+    windows = answer_windows(
+        generator, sources, window=len(sources), workers=workers,
+        on_lines=lambda done: report("decoding", done, len(sources)))
+    return [best[0].text if best else "" for window in windows for best in window.answers]
 
 
 def predict_lines(
