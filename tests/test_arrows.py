@@ -43,6 +43,7 @@ ARROWS = {
         "tfseq2seq.config.*",
         "tfseq2seq.distribution",
         "tfseq2seq.fit_functions",
+        "tfseq2seq.losses",
         "tfseq2seq.teacher_forcing",
     ],
     "tfseq2seq.teacher_forcing": ["tfseq2seq.structures"],

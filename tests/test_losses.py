@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseq2seq.losses import TokenCrossEntropy, smoothed_cross_entropy
+from tfseq2seq.config import Model
+from tfseq2seq.losses import TokenCrossEntropy, smoothed_cross_entropy, symmetric_divergence
+from tfseq2seq.model import build_model
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(2, 3, 5)).astype(np.float32)
@@ -53,3 +55,53 @@ def test_config_round_trip_and_range():
     assert again.label_smoothing == 0.2
     with pytest.raises(ValueError, match="Received: label_smoothing=1"):
         TokenCrossEntropy(1.0)
+
+
+def test_the_divergence_of_two_passes_is_the_mean_of_both_directions():
+    logits = RANDOM.normal(size=(8, 5)).astype(np.float32)
+    weights = np.array([0.5, 0.25, 0.25, 0.0], np.float32)
+    one, two = np.split(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True), 2)
+    both = (one * np.log(one / two)).sum(-1) + (two * np.log(two / one)).sum(-1)
+    found = symmetric_divergence(tf.constant(logits), tf.constant(np.tile(weights, 2)))
+    np.testing.assert_allclose(found, (weights * both).sum() / 2, rtol=1e-5)
+
+
+BATCH = (
+    {"source": tf.constant([[4, 5, 3], [6, 3, 0]]), "target": tf.constant([[2, 4, 5], [2, 6, 0]])},
+    tf.constant([[4, 5, 3], [6, 3, 0]]), tf.constant([[0.2, 0.2, 0.2], [0.2, 0.2, 0.0]]))
+
+
+def r_drop_model(alpha, dropout):
+    keras.utils.set_random_seed(1)
+    tables = {side: {"kind": kind, "units": 8, "dropout": dropout} for side, kind in (
+        ("encoder", "recurrent"), ("decoder", "attentional"))}
+    model = build_model(Model(embedding_units=6, **tables), 10, 10)
+    model.compile("sgd", loss=TokenCrossEntropy(0.1))
+    model.r_drop = alpha
+    return model
+
+
+def test_two_equal_passes_have_the_gradient_of_one():
+    one, two = (r_drop_model(alpha, 0.0) for alpha in (0.0, 5.0))
+    for a, b in zip(one.gradients(*BATCH), two.gradients(*BATCH), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    for name, value in one.get_metrics_result().items():
+        np.testing.assert_allclose(two.get_metrics_result()[name], value, rtol=1e-5)
+    assert one.count_tokens() == two.count_tokens() == 5
+
+
+def test_r_drop_is_the_mean_loss_of_two_passes_and_half_of_alpha_times_their_divergence(monkeypatch):
+    model = r_drop_model(3.0, 0.3)
+    seen, plain = [], model._real_logits
+    monkeypatch.setattr(model, "_real_logits", lambda *each, **more: seen.append(plain(*each, **more)) or seen[-1])
+    scaled = []
+    monkeypatch.setattr(model.optimizer, "scale_loss", lambda loss: scaled.append(float(loss)) or loss)
+    model.gradients(*BATCH)
+    logits = seen[0][0][0].numpy().astype(np.float64)  # [10, 10]: five real tokens, twice
+    assert np.abs(logits[:5] - logits[5:]).max() > 1e-3
+    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    target = 0.9 * np.eye(10)[[4, 5, 3, 6, 3] * 2] + 0.1 / 10
+    one, two = np.split(log, 2)
+    apart = ((np.exp(one) - np.exp(two)) * (one - two)).sum(-1) / 2
+    expected = -(target * log).sum(-1).mean() + 3.0 / 2 * apart.mean()
+    assert scaled[0] == pytest.approx(expected, rel=1e-5)

@@ -38,6 +38,24 @@ def smoothed_cross_entropy(logits, labels, smoothing):
     return (loss, logsumexp - found, found >= largest), gradient
 
 
+def symmetric_divergence(logits, weights):
+    """How far two passes over the same tokens are apart (R-Drop, Wu et al., 2021, arXiv:2106.14448, eq. 2).
+
+    sum over tokens of weight * (KL(p1 || p2) + KL(p2 || p1)) / 2, in nats. The paper's loss is -log p1 - log p2 plus
+    alpha times that; training takes half of it, which is the mean loss of the two passes plus alpha / 2 times that.
+
+    Args:
+        logits: [2 R, V] float32, of R tokens in the first pass, then in the second.
+        weights: [2 R] float32, those of the second half as of the first.
+    Returns:
+        Scalar float32.
+    """
+    one, two = tf.split(tf.nn.log_softmax(logits), 2)
+    # KL(p1 || p2) + KL(p2 || p1) = sum of (p1 - p2) (log p1 - log p2)
+    apart = tf.reduce_sum((tf.exp(one) - tf.exp(two)) * (one - two), -1)
+    return 0.5 * tf.reduce_sum(apart * tf.split(weights, 2)[0])
+
+
 @keras.saving.register_keras_serializable("tfseq2seq")
 class TokenCrossEntropy(keras.losses.Loss):
     """Label-smoothed cross-entropy, summed over real tokens.

@@ -16,6 +16,7 @@ from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
+from tfseq2seq.losses import symmetric_divergence
 from tfseq2seq.structures import PAD
 from tfseq2seq.teacher_forcing import TeacherForcing, decode_in_steps, decode_in_two_passes
 
@@ -75,6 +76,7 @@ class Seq2Seq(keras.Model):
         self.gradient_norm = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.MEAN)
         self.teacher_forcing = TeacherForcing()  # which share of training's steps reads the true token
         self.noise = {}  # by "source" and "target", a `TokenNoise` of what is read there in training
+        self.r_drop = 0.0  # weight of the divergence of two passes in training, see `symmetric_divergence`
         self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
         self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
         self.coins = keras.random.SeedGenerator(name="coins")
@@ -251,9 +253,15 @@ class Seq2Seq(keras.Model):
         self.num_traces += 1
         for side, noise in self.noise.items():
             inputs = {**inputs, side: noise(inputs[side], tf.cast(self.coins.next(), tf.int32))}
+        copies = 2 if self.r_drop else 1  # each with a dropout of its own
+        if copies > 1:
+            inputs, labels, weights = tf.nest.map_structure(
+                lambda each: tf.concat([each] * copies, 0), (inputs, labels, weights / copies))
         with tf.GradientTape() as tape:
             logits, labels, weights = self._real_logits(inputs, labels, weights, training=True)
-            loss = self._token_loss(labels, logits, weights)
+            loss = self._token_loss(labels, logits, weights, copies)
+            if copies > 1:
+                loss += 0.5 * self.r_drop * symmetric_divergence(logits[0], copies * weights[0])
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled, self.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -293,11 +301,11 @@ class Seq2Seq(keras.Model):
             weights = tf.math.divide_no_nan(mask, count)
         return inputs, labels, weights
 
-    def _token_loss(self, labels, logits, weights):
-        """This replica's share of the loss per token; the metrics count real tokens."""
+    def _token_loss(self, labels, logits, weights, copies=1):
+        """This replica's share of the loss per token; the metrics count real tokens, once for all copies."""
         losses, nats, correct = self.loss.per_token(labels, logits)
         loss = tf.reduce_sum(losses * weights)
-        mask = tf.cast(labels != PAD, tf.float32)
+        mask = tf.cast(labels != PAD, tf.float32) / copies
         self._loss_tracker.update_state(
             tf.math.divide_no_nan(loss, tf.reduce_sum(weights)), sample_weight=tf.reduce_sum(mask))
         for metric, values in ((self.perplexity, nats), (self.token_accuracy, correct)):

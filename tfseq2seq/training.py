@@ -175,7 +175,7 @@ def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2S
         settings.precision)
     model.teacher_forcing = TeacherForcing(
         settings.teacher_forcing_schedule, settings.teacher_forcing_ratio, settings.teacher_forcing_k)
-    model.accumulation_steps = settings.accumulation_steps
+    model.accumulation_steps, model.r_drop = settings.accumulation_steps, settings.r_drop
     for side, tokenizer in (("source", prepared.source_tokenizer), ("target", prepared.target_tokenizer)):
         rates = [getattr(settings, f"{side}_{name}") for name in ("word_dropout", "token_noise")]
         if any(rates):

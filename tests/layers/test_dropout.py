@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseq2seq.layers.dropout import Dropout
+from tfseq2seq.encoders.transformer import TransformerEncoder
+from tfseq2seq.layers.dropout import Dropout, LayerDrop
 
 RATES = [0.1, 0.5, 0.9]
 SIZE = 40_001  # odd: the random bits come in pairs
@@ -116,3 +117,34 @@ def test_a_rate_out_of_range_is_refused(rate):
 def test_config_makes_the_same_layer():
     again = Dropout.from_config(Dropout(0.25, per_sequence=True).get_config())
     assert (again.rate, again.per_sequence) == (0.25, True)
+
+
+def test_layers_are_left_out_each_by_itself():
+    rate, draws = 0.3, 400
+    encoder = TransformerEncoder(2, 8, 2, 8, norm="post", positions="none", layer_drop=rate)
+    source, mask = tf.random.normal([1, 3, 8]), tf.ones([1, 3], tf.bool)
+    whole = encoder(source, mask).memory.numpy()
+    blocks = encoder.stack.blocks
+    outputs = {}
+    for kept in ((), (0,), (1,), (0, 1)):
+        encoder.stack.blocks = [blocks[i] for i in kept]
+        outputs[kept] = encoder(source, mask).memory.numpy()
+    encoder.stack.blocks = blocks
+    np.testing.assert_allclose(outputs[0, 1], whole, atol=1e-6)
+    run = tf.function(lambda: encoder(source, mask, training=True).memory)
+    counts = dict.fromkeys(outputs, 0)
+    for _ in range(draws):
+        found = run().numpy()
+        (kept,) = [kept for kept, output in outputs.items() if np.abs(output - found).max() < 1e-5]
+        counts[kept] += 1
+    for kept, count in counts.items():
+        share = rate ** (2 - len(kept)) * (1 - rate) ** len(kept)
+        assert abs(count - draws * share) < SIGMAS * math.sqrt(draws * share * (1 - share))
+
+
+def test_all_layers_cannot_be_left_out_and_none_is_when_it_answers():
+    with pytest.raises(ValueError, match="0 <= rate < 1. Received: rate=1"):
+        LayerDrop(1)
+    before, after = tf.zeros([2]), tf.ones([2])
+    np.testing.assert_array_equal(LayerDrop(0.0)(before, after, training=True), after)
+    np.testing.assert_array_equal(LayerDrop(0.9)(before, after), after)

@@ -129,6 +129,7 @@ class _Transformer(_Network):
     dropout: Rate = 0.1  # on the embeddings and on the output of every sublayer
     attention_dropout: Rate = 0.0  # on the attention weights
     feed_forward_dropout: Rate = 0.0  # inside the feed-forward layer, after the activation
+    layer_drop: Rate = 0.0  # share of the training steps that each layer is left out of (Fan et al., 2020)
 
     @pydantic.model_validator(mode="after")
     def _heads_fit(self):

@@ -63,6 +63,7 @@ class Train(Table):
     teacher_forcing_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     teacher_forcing_schedule: Literal["constant", "linear", "exponential", "inverse_sigmoid"] = "constant"
     teacher_forcing_k: Annotated[float, Field(gt=0)] | None = None
+    r_drop: NonNegative = 0.0  # alpha of R-Drop, as 5: two passes a step must say the same (Wu et al., 2021)
     source_word_dropout: Rate = 0.0  # share of the source tokens that training replaces by the unknown one
     target_word_dropout: Rate = 0.0  # the same of the tokens that the decoder reads
     source_token_noise: Rate = 0.0  # share of the source tokens that it replaces by random ones

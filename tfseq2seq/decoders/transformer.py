@@ -35,14 +35,14 @@ class TransformerDecoder(Layer):
     def __init__(
         self, layers=6, units=512, heads=8, feed_forward_units=2048, activation="relu", gated=False, norm="pre",
         normalization="layer", positions="sinusoidal", max_positions=1024, dropout=0.0, attention_dropout=0.0,
-        feed_forward_dropout=0.0, output_units=None, **kwargs,
+        feed_forward_dropout=0.0, layer_drop=0.0, output_units=None, **kwargs,
     ):
         super().__init__(**kwargs)
         self.layers, self.units, self.heads = layers, units, heads
         self.output_units = output_units or units
         self.stack = TransformerStack(
             layers, units, heads, feed_forward_units, activation, gated, norm, normalization, positions, max_positions,
-            True, dropout, attention_dropout, feed_forward_dropout, name="stack", dtype=self.dtype_policy)
+            True, dropout, attention_dropout, feed_forward_dropout, layer_drop, name="stack", dtype=self.dtype_policy)
         self.leave = Linear(
             output_units, name="leave", dtype=self.dtype_policy) if self.output_units != units else None
         self.built = True  # the parts build themselves when they are first used
@@ -126,8 +126,9 @@ class TransformerDecoder(Layer):
         memory_bias, weights = padding_bias(memory.mask), None
         rows = steps.pack(self.stack.begin(inputs, positions, training))
         for i, layer in enumerate(self.stack.blocks):
-            rows, weights = layer.read(
+            after, weights = layer.read(
                 rows, steps, bias, positions, (memory.keys[i], memory.values[i]), memory_bias, training)
+            rows = self.stack.layer_drop(rows, after, training=training)
         return steps.unpack(self._finish(rows)), tf.reduce_mean(weights, 1)
 
     def _finish(self, rows):

@@ -23,13 +23,13 @@ class TransformerEncoder(Encoder):
     def __init__(
         self, layers=6, units=512, heads=8, feed_forward_units=2048, activation="relu", gated=False, norm="pre",
         normalization="layer", positions="sinusoidal", max_positions=1024, dropout=0.0, attention_dropout=0.0,
-        feed_forward_dropout=0.0, pooling="mean", **kwargs,
+        feed_forward_dropout=0.0, layer_drop=0.0, pooling="mean", **kwargs,
     ):
         super().__init__(pooling, **kwargs)
         self.units = units
         self.stack = TransformerStack(
             layers, units, heads, feed_forward_units, activation, gated, norm, normalization, positions, max_positions,
-            False, dropout, attention_dropout, feed_forward_dropout, name="stack", dtype=self.dtype_policy)
+            False, dropout, attention_dropout, feed_forward_dropout, layer_drop, name="stack", dtype=self.dtype_policy)
 
     @property
     def output_units(self):
@@ -42,7 +42,8 @@ class TransformerEncoder(Encoder):
         bias = padding_bias(mask) + self.stack.score_bias(positions, positions)
         rows = steps.pack(self.stack.begin(source, positions, training))
         for layer in self.stack.blocks:
-            rows, _ = layer.read(rows, steps, bias, positions, training=training)
+            after, _ = layer.read(rows, steps, bias, positions, training=training)
+            rows = self.stack.layer_drop(rows, after, training=training)
         memory = steps.unpack(self.stack.finish(rows))
         return EncoderOutput(memory, mask, (), self.pool(memory, mask=mask))
 

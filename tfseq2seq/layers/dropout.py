@@ -1,4 +1,4 @@
-"""Dropout with cheap random bits."""
+"""Dropout with cheap random bits, and of whole layers."""
 
 from typing import Any
 
@@ -59,3 +59,39 @@ class Dropout(Layer):
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "per_sequence": self.per_sequence}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class LayerDrop(Layer):
+    """Leaves a layer out now and then in training (LayerDrop, Fan et al., 2020, arXiv:1909.11556, section 3.2).
+
+    The layer is computed in any case: this saves no time. When it answers, a model uses all of its layers, and needs no
+    other scale.
+
+    Args:
+        rate: Share of the training steps that a layer is left out of, in [0, 1).
+    Call arguments:
+        before: [..., D] float, what the layer reads.
+        after: [..., D] float, what it gives.
+        training: Whether it may be left out.
+    Returns:
+        One of the two.
+    Raises:
+        ValueError: the rate is out of range.
+    """
+
+    def __init__(self, rate, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"LayerDrop needs 0 <= rate < 1. Received: rate={rate}.")
+        self.rate = rate
+        self.seed_generator: Any = keras.random.SeedGenerator() if rate else None
+
+    def call(self, before, after, training=False):
+        if not training or not self.rate:
+            return after
+        draw = tf.random.stateless_uniform([], tf.cast(self.seed_generator.next(), tf.int32))
+        return tf.where(draw < self.rate, before, after)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfseq2seq.layers.base import check_name
-from tfseq2seq.layers.dropout import Dropout
+from tfseq2seq.layers.dropout import Dropout, LayerDrop
 from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.multihead import CrossAttention, SelfAttention
 from tfseq2seq.layers.normalization import NORMALIZATIONS
@@ -215,6 +215,7 @@ class TransformerStack(keras.layers.Layer):
         positions: "sinusoidal", "learned", "relative", "rotary" or "none", see `layers.positions`.
         max_positions: Number of learned positions.
         causal: Whether no step sees a later one.
+        layer_drop: Share of the training steps that a layer is left out of, see `LayerDrop`.
         All others: See `TransformerLayer`.
     Raises:
         ValueError: an unknown activation, norm, normalization or kind of positions, or heads that do not divide units.
@@ -223,7 +224,7 @@ class TransformerStack(keras.layers.Layer):
     def __init__(
         self, layers, units, heads, feed_forward_units, activation="relu", gated=False, norm="pre",
         normalization="layer", positions="sinusoidal", max_positions=1024, causal=False, dropout=0.0,
-        attention_dropout=0.0, feed_forward_dropout=0.0, **kwargs,
+        attention_dropout=0.0, feed_forward_dropout=0.0, layer_drop=0.0, **kwargs,
     ):
         super().__init__(**kwargs)
         for argument, value, known in (
@@ -237,9 +238,11 @@ class TransformerStack(keras.layers.Layer):
             "layers": layers, "units": units, "heads": heads, "feed_forward_units": feed_forward_units,
             "activation": activation, "gated": gated, "norm": norm, "normalization": normalization,
             "positions": positions, "max_positions": max_positions, "dropout": dropout,
-            "attention_dropout": attention_dropout, "feed_forward_dropout": feed_forward_dropout}
+            "attention_dropout": attention_dropout, "feed_forward_dropout": feed_forward_dropout,
+            "layer_drop": layer_drop}
         self.remove_padding = True  # see `RealSteps`; a model that XLA compiles turns it off
         self.drop = Dropout(dropout, dtype=policy)
+        self.layer_drop = LayerDrop(layer_drop, dtype=policy)
         self.learned = LearnedPositions(
             max_positions, units, name="positions", dtype=policy) if positions == "learned" else None
         self.relative = RelativeBias(
