@@ -43,7 +43,7 @@ class Ours(TensorFlowSide):
 class OursCompiled(Ours):
     """The same, compiled by XLA: what a recipe with `decode.jit_compile = true` does for a source that comes alone.
 
-    One thread an operation: XLA's products of a few rows take twice as long with two, which wait for each other.
+    One thread an operation: with so few rows a second one gains nothing.
     """
 
     def _find(self, source, **options):
