@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distribution import CASES, FAMILIES, HOST_CASES, VARIANTS
+from tests.distribution import FAMILIES, PLANS
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,7 @@ def compared():
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("case", [*CASES, *HOST_CASES])
+@pytest.mark.parametrize("case, variant", PLANS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_gradient_is_that_of_one_device(compared, family, case, variant):
     found = compared[f"{family}: {case}: {variant}"]

@@ -235,14 +235,14 @@ class Seq2Seq(keras.Model):
         """Keras' hook for what `fit` calls: its own function, or ours where that will not do."""
         if self.accumulation_steps == 1 and not on_several_hosts(self.distribute_strategy):
             super().make_train_function(force)
-        elif self.train_function is None or force:
+        elif getattr(self, "train_function", None) is None or force:
             self.train_function = TrainFunction(self, self.accumulation_steps)
 
     def make_test_function(self, force=False):
         """Keras' hook for what `evaluate` calls: its own function, or ours where that will not do."""
         if not on_several_hosts(self.distribute_strategy):
             super().make_test_function(force)
-        elif self.test_function is None or force:
+        elif getattr(self, "test_function", None) is None or force:
             self.test_function = EvaluateFunction(self)
 
     def train_step(self, data):

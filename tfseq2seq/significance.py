@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -68,14 +69,16 @@ def compare(
 def _by_sacrebleu(
     metric: Metric, systems: Mapping[str, Sequence[str]], references: References, samples: int,
 ) -> list[Comparison]:
+    assert metric.scorer is not None
     test = PairedTest(
         [(name, list(hypotheses)) for name, hypotheses in systems.items()], {metric.name: metric.scorer()},
-        reference_streams(references), test_type="bs", n_samples=samples)
+        reference_streams(references), test_type="bs", n_samples=samples)  # type: ignore[arg-type]  # it omits None
     signatures, results = test()
-    (key,) = signatures
+    ((key, signature),) = signatures.items()
+    found: list[Any] = results[key]
     return [
-        Comparison(float(result.score), float(result.ci), result.p_value, str(signatures[key]), metric.maximize)
-        for result in results[key]]
+        Comparison(float(result.score), float(result.ci), result.p_value, str(signature), metric.maximize)
+        for result in found]
 
 
 def _by_counts(

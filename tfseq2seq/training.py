@@ -177,9 +177,9 @@ def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2S
         settings.teacher_forcing_schedule, settings.teacher_forcing_ratio, settings.teacher_forcing_k)
     model.accumulation_steps, model.r_drop = settings.accumulation_steps, settings.r_drop
     for side, tokenizer in (("source", prepared.source_tokenizer), ("target", prepared.target_tokenizer)):
-        rates = [getattr(settings, f"{side}_{name}") for name in ("word_dropout", "token_noise")]
-        if any(rates):
-            model.noise[side] = TokenNoise(*rates, tokenizer.vocabulary_size)
+        word_dropout, token_noise = (getattr(settings, f"{side}_{name}") for name in ("word_dropout", "token_noise"))
+        if word_dropout or token_noise:
+            model.noise[side] = TokenNoise(word_dropout, token_noise, tokenizer.vocabulary_size)
     for part in settings.freeze:
         _freeze(model, part)
     optimizer = make_optimizer(settings, rate)

@@ -87,9 +87,10 @@ class Train(Table):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        ranges = {"constant": None, "linear": (0, 1), "exponential": (0, 1), "inverse_sigmoid": (1, math.inf)}
-        kind, k, limits = self.teacher_forcing_schedule, self.teacher_forcing_k, ranges[self.teacher_forcing_schedule]
-        if (limits is None) != (k is None) or (limits and not limits[0] <= k <= limits[1]):
+        ranges = {"linear": (0.0, 1.0), "exponential": (0.0, 1.0), "inverse_sigmoid": (1.0, math.inf)}
+        kind, k = self.teacher_forcing_schedule, self.teacher_forcing_k
+        low, high = ranges.get(kind, (math.nan, math.nan))
+        if (k is not None) != (kind in ranges) or (k is not None and not low <= k <= high):
             raise ValueError(
                 "teacher_forcing_k is at most 1 for teacher_forcing_schedule = \"linear\" and \"exponential\", at "
                 "least 1 for \"inverse_sigmoid\", and not for \"constant\". Received: "
@@ -100,7 +101,7 @@ class Train(Table):
                 raise ValueError(
                     f"{side}_word_dropout and {side}_token_noise must be at most 1 together. Received: "
                     f"{dropout} and {noise}")
-        if limits and self.teacher_forcing_ratio == 1:
+        if kind in ranges and self.teacher_forcing_ratio == 1:
             raise ValueError(
                 "teacher_forcing_ratio is the least share that a schedule falls to: set it below 1, as 0. Received: "
                 f"teacher_forcing_ratio = 1 with teacher_forcing_schedule = \"{kind}\"")
