@@ -26,7 +26,9 @@ try:
 finally:
     np.savez(path, *(weight.value.numpy() for weight in made[0].weights))
 """
-SETTINGS = ("train.steps=12", "train.evaluate_every=8", "train.checkpoint_every=3", "train.accumulation_steps=2")
+SETTINGS = (
+    "train.steps=12", "train.evaluate_every=8", "train.checkpoint_every=3", "train.accumulation_steps=2",
+    "train.average_decay=0.9", "train.schedule=plateau", "train.teacher_forcing_ratio=0.8")
 
 
 def start(recipe, folder, *settings):

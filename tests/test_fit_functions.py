@@ -1,0 +1,39 @@
+"""A batch taken in parts, on one device; `tests/test_distribution.py` has replicas and hosts."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.distribution import FAMILIES, make_batch
+from tfseq2seq.config import Model
+from tfseq2seq.losses import TokenCrossEntropy
+from tfseq2seq.model import build_model
+
+
+def gradient(parts, **compiled):
+    """What the optimizer is given for five rows, of which one is padding, and the metrics."""
+    keras.utils.set_random_seed(1)
+    model = build_model(Model(embedding_units=8, **FAMILIES["transformer"]), 11, 10)
+    model.accumulation_steps = parts
+    model.compile(keras.optimizers.SGD(1.0, momentum=0.5), loss=TokenCrossEntropy(0.1), **compiled)
+    source, target, labels = (each[2:7] for each in make_batch())
+    data = tf.data.Dataset.from_tensors(({"source": source, "target": target}, labels))
+    logs = model.fit(data, epochs=1, verbose=0, shuffle=False).history
+    assert model.optimizer.iterations.numpy() == 1
+    return [-variable.numpy() for variable in model.optimizer.momentums], logs
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return gradient(1)
+
+
+@pytest.mark.parametrize("parts, compiled", [(3, {}), (5, {}), (7, {}), (2, {"jit_compile": True})])
+def test_rows_that_do_not_divide_and_xla_change_nothing(whole, parts, compiled):
+    found, logs = gradient(parts, **compiled)
+    largest = max(np.abs(each).max() for each in whole[0])
+    for one, two in zip(whole[0], found, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6 * largest)
+    for name, value in whole[1].items():
+        assert logs[name] == pytest.approx(value, rel=1e-5), name
