@@ -323,6 +323,12 @@ def test_a_schedule_of_teacher_forcing_needs_its_numbers(train, text):
     assert text in complaint({"name": "words", "train": train})
 
 
+def test_xla_cannot_sample_step_by_step():
+    train = {"teacher_forcing_ratio": 0.5, "jit_compile": True}
+    assert "by step, as XLA needs" in complaint({"name": "words", "train": train})
+    assert parse_recipe({"name": "words", "train": train, "model": {"decoder": TRANSFORMER}}).train.jit_compile
+
+
 def test_a_schedule_of_teacher_forcing_goes_with_any_decoder():
     train = {"teacher_forcing_schedule": "linear", "teacher_forcing_ratio": 0.2, "teacher_forcing_k": 1e-4}
     for decoder in ({}, TRANSFORMER):

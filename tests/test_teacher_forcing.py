@@ -141,6 +141,23 @@ def test_wrong_schedules_are_refused(arguments):
         TeacherForcing(*arguments)
 
 
+@pytest.mark.parametrize("family, compiled", [
+    ("recurrent", {}), ("transformer", {}), ("transformer", {"jit_compile": True})])
+def test_fit_draws_anew_at_each_step(transformer, monkeypatch, family, compiled):
+    """With rate 0 the loss changes with the coins alone."""
+    keras.utils.set_random_seed(1)
+    model = transformer if family == "transformer" else build_model(
+        Model(embedding_units=6, encoder={"units": 4, "dropout": 0.0}, decoder=DECODERS["fixed"]), 10, 10)
+    if family == "recurrent":
+        for variable in model.trainable_variables:
+            variable.assign(variable * 4)
+    monkeypatch.setattr(model, "teacher_forcing", TeacherForcing("constant", 0.5))
+    model.compile(keras.optimizers.SGD(0.0), loss=TokenCrossEntropy(), **compiled)
+    data = tf.data.Dataset.from_tensors((INPUTS, LABELS)).repeat()
+    losses = model.fit(data, steps_per_epoch=1, epochs=8, verbose=0, shuffle=False).history["loss"]
+    assert len({round(loss, 4) for loss in losses}) > 2
+
+
 def test_the_share_follows_the_optimizers_steps(transformer, monkeypatch):
     transformer.compile("adam", loss=TokenCrossEntropy())
     monkeypatch.setattr(transformer, "teacher_forcing", TeacherForcing("linear", 0.0, 0.5))

@@ -205,7 +205,7 @@ class Seq2Seq(keras.Model):
         if training and not self.teacher_forcing.always:
             seed = tf.cast(self.coins.next(), tf.int32)
             share = self.teacher_forcing(self.optimizer.iterations)
-            coins = tf.random.stateless_uniform(tf.shape(labels)[::-1], seed) < share
+            coins = tf.transpose(tf.random.stateless_uniform(tf.shape(labels), seed) < share)
             logits = steps.pack(self.call_with_sampling(inputs, coins, training))
         else:
             memory, state = self.start(self.encode(inputs["source"], training))

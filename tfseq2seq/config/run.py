@@ -219,6 +219,13 @@ class Run(Table):
             raise ValueError(
                 "model.share_embeddings = \"" + self.model.share_embeddings + "\" needs data.share_tokenizer = true: "
                 "one table can only serve one vocabulary. Received: share_tokenizer = false")
+        if (self.train.jit_compile and self.train.teacher_forcing_ratio < 1
+                and self.model.decoder.kind != "transformer"):
+            raise ValueError(
+                "train.jit_compile = true does not work with teacher_forcing_ratio below 1 and a decoder that goes "
+                "step by step, as XLA needs to know the number of steps beforehand: set it to false. Received: "
+                f"teacher_forcing_ratio={self.train.teacher_forcing_ratio}, decoder.kind = "
+                f"\"{self.model.decoder.kind}\"")
         for name in ("coverage_penalty", "replace_unknown"):
             if getattr(self.decode, name) and self.model.decoder.kind == "recurrent":
                 raise ValueError(
