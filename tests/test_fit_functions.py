@@ -11,17 +11,18 @@ from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import build_model
 
 
-def gradient(parts, **compiled):
-    """What the optimizer is given for five rows, of which one is padding, and the metrics."""
+def gradient(parts, precision="float32", **compiled):
+    """What the optimizer is given for five rows, of which two are padding, and the metrics."""
     keras.utils.set_random_seed(1)
-    model = build_model(Model(embedding_units=8, **FAMILIES["transformer"]), 11, 10)
+    model = build_model(Model(embedding_units=8, **FAMILIES["transformer"]), 11, 10, precision)
     model.accumulation_steps = parts
     model.compile(keras.optimizers.SGD(1.0, momentum=0.5), loss=TokenCrossEntropy(0.1), **compiled)
     source, target, labels = (each[2:7] for each in make_batch())
     data = tf.data.Dataset.from_tensors(({"source": source, "target": target}, labels))
     logs = model.fit(data, epochs=1, verbose=0, shuffle=False).history
     assert model.optimizer.iterations.numpy() == 1
-    return [-variable.numpy() for variable in model.optimizer.momentums], logs
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return [-variable.numpy() for variable in optimizer.momentums], logs
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +38,12 @@ def test_rows_that_do_not_divide_and_xla_change_nothing(whole, parts, compiled):
         np.testing.assert_allclose(one, two, atol=1e-6 * largest)
     for name, value in whole[1].items():
         assert logs[name] == pytest.approx(value, rel=1e-5), name
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_a_loss_that_is_scaled_is_scaled_once(precision):
+    (whole, _), (parts, _) = gradient(1, precision), gradient(2, precision)
+    largest = max(np.abs(each).max() for each in whole)
+    assert largest < 1  # scaled it would be thousands
+    for one, two in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, two, atol=0.03 * largest)

@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.distribution import start_hosts
 from tfseq2seq import checkpoints
-from tfseq2seq.config import load_recipe
 from tfseq2seq.distribution import make_strategy
 
 # The command line, and the weights that this host has at the end.
@@ -24,21 +24,25 @@ path, sys.argv = sys.argv[1], ["tfseq2seq", *sys.argv[2:]]
 try:
     cli.main()
 finally:
-    np.savez(path, *(weight.value.numpy() for weight in made[0].weights))
+    if made:
+        np.savez(path, *(weight.value.numpy() for weight in made[0].weights))
 """
 SETTINGS = (
     "train.steps=12", "train.evaluate_every=8", "train.checkpoint_every=3", "train.accumulation_steps=2",
     "train.average_decay=0.9", "train.schedule=plateau", "train.teacher_forcing_ratio=0.8")
 
 
-def start(recipe, folder, *settings):
+def start(recipe, folder, *settings, of_second=()):
     folder.mkdir(exist_ok=True)
-    options = [option for setting in (*SETTINGS, *settings) for option in ("--set", setting)]
+    options = [[], []]
+    for given, more in zip(options, ((), of_second), strict=True):
+        for setting in (*SETTINGS, *settings, *more):
+            given += ["--set", setting]
     environment = {"PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
     return start_hosts(
         lambda index: [
             sys.executable, "-c", SCRIPT, str(folder / f"{index}.npz"), "train", str(recipe), "--runs", str(folder),
-            *options], environment)
+            *options[index]], environment)
 
 
 def finish(hosts, timeout=180):
@@ -108,7 +112,21 @@ def test_a_signal_to_one_host_ends_all_of_them_with_everything_saved(tiny_recipe
     codes, said = finish(hosts)
     assert codes == [128 + signal.SIGTERM] * 2, said
     assert_equal(*weights(tmp_path))
-    assert load_recipe(tmp_path / "tiny" / "config.json").train.steps == 4000
+
+
+def test_hosts_with_other_settings_end_at_once(tiny_recipe, tmp_path):
+    codes, said = finish(start(tiny_recipe, tmp_path, of_second=["train.steps=13"]))
+    assert codes == [1, 1]
+    assert "every host needs the same recipe and the same --set options. Received: 1 that differ" in said[0]
+    assert "this one among them" in said[1] and "this one" not in said[0]
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_start_after_tensorflow_has_computed_is_refused(monkeypatch):
+    assert float(tf.constant(1.0)) == 1.0
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}')
+    with pytest.raises(ValueError, match=r"before TensorFlow computes anything.*make_strategy\(\) first"):
+        make_strategy()
 
 
 @pytest.mark.parametrize("config, message", [

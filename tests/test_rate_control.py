@@ -28,6 +28,7 @@ def train(recipe, folder, monkeypatch, poisoned, **settings):
         if self.progress.step in poisoned:
             poisoned.remove(self.progress.step)
             self.model.weights[0].assign(self.model.weights[0] * math.nan)
+            self.model.gradient_norm.assign(math.nan)
 
     monkeypatch.setattr(callbacks.CountSteps, "on_train_batch_end", spoil)
     said = io.StringIO()
@@ -38,7 +39,8 @@ def train(recipe, folder, monkeypatch, poisoned, **settings):
 def test_a_diverged_training_goes_back_and_on_at_half_of_the_rate(tiny_recipe, tmp_path, monkeypatch):
     progress, rates, said = train(tiny_recipe, tmp_path / "run", monkeypatch, [6])
     assert (progress.step, progress.divergences, progress.rate_scale) == (12, 1, 0.5)
-    assert "the loss is nan at step 8: going back to step 4, with the rate times 0.5" in said.getvalue()
+    assert "the loss is nan, the gradient's norm nan at step 8: going back to step 4, with the rate times 0.5" in (
+        said.getvalue())
     # Steps 1 to 8, then 5 to 12 once more.
     np.testing.assert_allclose(rates[8:12], np.array(rates[4:8]) / 2, rtol=1e-6)
     state = {}
@@ -47,6 +49,13 @@ def test_a_diverged_training_goes_back_and_on_at_half_of_the_rate(tiny_recipe, t
         state[step] = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "weights" in name]
     assert set(state) == {4, 8, 12}
     assert all(np.isfinite(value).all() for values in state.values() for value in values)
+
+
+def test_a_gradient_that_spoils_the_weights_at_a_checkpoint_is_not_saved(tiny_recipe, tmp_path, monkeypatch):
+    progress, _, said = train(tiny_recipe, tmp_path / "run", monkeypatch, [8])
+    assert (progress.step, progress.divergences) == (12, 1)
+    assert "the gradient's norm nan at step 8: going back to step 4" in said.getvalue() and "loss is nan" not in (
+        said.getvalue())
 
 
 def test_the_lower_rate_outlives_an_interruption(tiny_recipe, tmp_path, monkeypatch):
@@ -76,6 +85,8 @@ class Tracker:
 
 
 class Fake:
+    gradient_norm, optimizer = 1.0, None
+
     def __init__(self):
         self.metrics = [Tracker()]
 
@@ -96,7 +107,7 @@ def test_a_loss_far_above_the_lowest_has_diverged():
     steps(10, 1.5)
     assert progress.lowest_loss == pytest.approx(1.5)
     steps(10, 3.9)  # 2 x 1.5 + 1 = 4
-    with pytest.raises(Diverged, match=r"the loss is 4.2 at step 50"):
+    with pytest.raises(Diverged, match=r"the loss is 4.2, the gradient.s norm 1 at step 50"):
         steps(10, 4.2)
 
 

@@ -148,8 +148,7 @@ class Evaluate(keras.callbacks.Callback):
         started, average = time.monotonic(), self.model.moving_average
         with contextlib.nullcontext() if average is None else average.in_place_of_weights():
             teacher_forced, values = self._evaluate()
-        if values is None:
-            self.model.stop_training = True  # the steps are saved; this evaluation is made on resumption
+        if values is None:  # the steps are saved; this evaluation is made on resumption
             return
         logs = {} if logs is None else logs
         logs.update({f"valid_{name}": value for name, value in (teacher_forced | values).items()})
@@ -189,7 +188,7 @@ class Evaluate(keras.callbacks.Callback):
         return [best[0].text if best else "" for best in answers]
 
     def _score(self, hypotheses: list[str] | None) -> dict[str, float] | None:
-        """The chief's metrics on every host, or None where it was interrupted."""
+        """The chief's metrics on every host, or None where it was interrupted, which ends training."""
         values = [0.0] * len(self.metrics)
         if hypotheses:
             scores = evaluate(self.metrics, self.lines, hypotheses, self.references)

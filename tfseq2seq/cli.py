@@ -40,6 +40,10 @@ SetOption = Annotated[
 DecodeSetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="A key of [decode] or [export] to override, as decode.beam_size=8. May be repeated.")]
+SplitOption = Annotated[str, typer.Option("--split", help="valid or test.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Batches decoded at once; default: the cores, or 1 on a GPU.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Where run folders are made.")]
 FORMATS_HELP = (
     "text: the best hypothesis; tsv: line number, score and text of each, with tab, line end and backslash in the text "
@@ -162,10 +166,9 @@ def average(
 @app.command()
 def evaluate(
     run_folder: RunArgument,
-    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    split: SplitOption = "test",
     lines: Annotated[int | None, typer.Option(help="Only the first so many sources.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Batches decoded at once; default: the cores, or 1 on a GPU.")] = None,
+    workers: WorkersOption = None,
     set_: DecodeSetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
@@ -188,10 +191,9 @@ def evaluate(
 @app.command()
 def compare(
     run_folders: Annotated[list[Path], typer.Argument(help="Two or more run folders.", show_default=False)],
-    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    split: SplitOption = "test",
     samples: Annotated[int, typer.Option(min=1, help="Of the paired bootstrap.")] = 1000,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Batches decoded at once; default: the cores, or 1 on a GPU.")] = None,
+    workers: WorkersOption = None,
     set_: DecodeSetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -224,8 +226,7 @@ def predict(
     n_best: Annotated[int, typer.Option(help="Hypotheses a line, best first.")] = 1,
     scores: Annotated[bool, typer.Option("--scores", help="The same as --format tsv.")] = False,
     output_format: Annotated[str | None, typer.Option("--format", help=FORMATS_HELP, show_default=False)] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Batches decoded at once; default: the cores, or 1 on a GPU.")] = None,
+    workers: WorkersOption = None,
     replicas: Annotated[
         int | None, typer.Option(min=1, help="Devices that decode a batch each; default: every GPU, or 1.")] = None,
     window: Annotated[

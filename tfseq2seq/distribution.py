@@ -1,9 +1,10 @@
 """Which devices train, on one host or on several, and what the hosts agree upon."""
 
+import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -125,6 +126,28 @@ class Hosts:
     def from_chief(self, values: Sequence[float]) -> list[float]:
         """The chief's values; what others give, of as many, does not matter."""
         return self.sum(values if self.is_chief else [0.0] * len(values))
+
+    def agree(self, value: float, what: str) -> None:
+        """Raises ValueError, on all hosts, where one has another value than the chief; `what` is what all need."""
+        (chief,) = self.from_chief([value])
+        (others,) = self.sum([value != chief])
+        if others:
+            raise ValueError(
+                f"every host needs {what}. Received: {others:.0f} that differ from the first"
+                + (", this one among them." if value != chief else "."))
+
+    @contextlib.contextmanager
+    def explaining_loss(self) -> Iterator[None]:
+        """Inside, an error says what to do where another host went away; what is wrong with this one goes its way."""
+        try:
+            yield
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+            if not self.several:
+                raise
+            reason = error.message.splitlines()[0]
+            raise RuntimeError(
+                "another host went away. Start all of them again with the same command: they go on from the last "
+                f"checkpoint. Received: {reason}") from error
 
     def wait(self) -> None:
         """Returns when all hosts have come so far."""

@@ -61,18 +61,19 @@ class Metric:
             found = scorer.corpus_score(list(hypotheses), reference_streams(references))
             return Score(found.score, str(scorer.get_signature()), self.maximize)
         counted, total = self.count_lines(hypotheses, references).sum(0).tolist()
-        if not total:
+        return Score(100.0 * counted / total, None, self.maximize)
+
+    def count_lines(self, hypotheses: Sequence[str], references: References) -> np.ndarray:
+        """[N, 2] int64, of a metric that counts. Raises ValueError where there is nothing to take a share of."""
+        assert self.count is not None
+        pairs = zip(hypotheses, references, strict=True)
+        counts = np.array([self.count(hypothesis, line) for hypothesis, line in pairs], np.int64)
+        if not counts[:, 1].any():
             raise ValueError(
                 "An error rate needs a reference with at least one token; leave out lines with an empty target. "
                 f"Received: {len(hypotheses)} lines, every closest reference empty."
             )
-        return Score(100.0 * counted / total, None, self.maximize)
-
-    def count_lines(self, hypotheses: Sequence[str], references: References) -> np.ndarray:
-        """[N, 2] int64, of a metric that counts."""
-        assert self.count is not None
-        pairs = zip(hypotheses, references, strict=True)
-        return np.array([self.count(hypothesis, line) for hypothesis, line in pairs], np.int64)
+        return counts
 
 
 def reference_streams(references: References) -> list[list[str | None]]:
@@ -131,7 +132,13 @@ def evaluate(
         ValueError: a metric is unknown, there is nothing to score, the lengths differ, or a line has no
             reference.
     """
-    metrics = [_metric(name) for name in metric_names]
+    metrics = [find_metric(name) for name in metric_names]
+    check_lines(sources, hypotheses, references)
+    return {metric.name: metric.score(hypotheses, references) for metric in metrics}
+
+
+def check_lines(sources: Sequence[str], hypotheses: Sequence[str], references: References) -> None:
+    """Raises ValueError where these cannot be scored, see `evaluate`."""
     if not len(sources) == len(hypotheses) == len(references):
         raise ValueError(
             "evaluate needs one hypothesis and one list of references a source. Received: "
@@ -150,10 +157,10 @@ def evaluate(
                 "evaluate needs at least one reference for every source; leave out lines that have none. "
                 f"Received: none for line {number}, {sources[number - 1]!r}."
             )
-    return {metric.name: metric.score(hypotheses, references) for metric in metrics}
 
 
-def _metric(name: str) -> Metric:
+def find_metric(name: str) -> Metric:
+    """The metric of that name. Raises ValueError where there is none."""
     if name not in METRICS:
         close = difflib.get_close_matches(name, METRICS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

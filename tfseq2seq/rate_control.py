@@ -10,16 +10,17 @@ from tfseq2seq.distribution import Hosts
 
 
 class Diverged(Exception):
-    """The loss is no number any more, or far above what it was.
+    """The loss or its gradient is no number any more, or the loss is far above what it was.
 
     Attributes:
         step: optimizer steps done.
         loss: mean per token of the last steps, in nats.
+        norm: of the last gradient.
     """
 
-    def __init__(self, step: int, loss: float):
-        super().__init__(f"the loss is {loss:.3g} at step {step}")
-        self.step, self.loss = step, loss
+    def __init__(self, step: int, loss: float, norm: float):
+        super().__init__(f"the loss is {loss:.3g}, the gradient's norm {norm:.3g} at step {step}")
+        self.step, self.loss, self.norm = step, loss, norm
 
 
 class CutOnPlateau(keras.callbacks.Callback):
@@ -53,8 +54,9 @@ class CutOnPlateau(keras.callbacks.Callback):
 class WatchForDivergence(keras.callbacks.Callback):
     """Raises `Diverged` out of `fit`, before a checkpoint of such weights is written.
 
-    The loss has diverged where it is not finite, or its mean since the last look is above `FACTOR` times the lowest
-    such mean so far, plus `MARGIN`.
+    Training has diverged where the loss is not finite; or where its mean since the last look is above `FACTOR` times
+    the lowest such mean so far, plus `MARGIN`; or where the last gradient is not finite, which spoils the weights while
+    the loss is still fine. (An optimizer that scales the loss leaves such a step out, and goes on.)
 
     Args:
         progress: shared state.
@@ -86,7 +88,9 @@ class WatchForDivergence(keras.callbacks.Callback):
             return
         loss = total / count
         far = lowest is not None and loss > self.FACTOR * lowest + self.MARGIN
-        (bad,) = self.hosts.sum([far or not math.isfinite(loss)])
+        norm = float(tf.convert_to_tensor(self.model.gradient_norm))
+        spoiled = not math.isfinite(norm) and not isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+        (bad,) = self.hosts.sum([far or spoiled or not math.isfinite(loss)])
         if bad:
-            raise Diverged(self.progress.step, loss)
+            raise Diverged(self.progress.step, loss, norm)
         self.progress.lowest_loss = loss if lowest is None else min(lowest, loss)

@@ -31,9 +31,11 @@ from tfseq2seq.training import AVERAGED, load_generator, train
 def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Progress:
     """Prepares the data where that is not done, then trains. Raises as `training.train`."""
     hosts = Hosts(make_strategy(run.train.replicas))  # several must meet before TensorFlow computes anything
-    prepared = prepare_run(run, folder, console) if hosts.is_chief else None
-    hosts.wait()
-    progress = train(run, prepared or _prepared_by_chief(folder), folder, console)
+    with hosts.explaining_loss():
+        hosts.agree(zlib.crc32(run.model_dump_json().encode()), "the same recipe and the same --set options")
+        prepared = prepare_run(run, folder, console) if hosts.is_chief else None
+        hosts.wait()
+        progress = train(run, prepared or _prepared_by_chief(folder), folder, console)
     if hosts.is_chief:
         best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
         console.print(
@@ -184,22 +186,20 @@ def compare_runs(
     """
     if len(set(folders)) < 2:
         raise ValueError(f"compare needs at least two runs. Received: {', '.join(map(str, folders))}.")
-    systems: dict[str, list[str]] = {}
-    asked = None
-    for folder in folders:
-        run, prepared = open_run(folder, overrides)
-        sources, references = _held_out(prepared, folder, split)
-        if asked is None:
-            asked = prepared.task, sources, references
-        elif asked != (prepared.task, sources, references):
-            what = "tasks" if asked[0] != prepared.task else f"{split} pairs"
+    opened = [open_run(folder, overrides) for folder in folders]
+    held_out = [_held_out(prepared, folder, split) for (_, prepared), folder in zip(opened, folders, strict=True)]
+    task, (sources, references) = opened[0][1].task, held_out[0]
+    for folder, (_, prepared), lines in zip(folders, opened, held_out, strict=True):
+        if (prepared.task, lines) != (task, held_out[0]):
+            what = "tasks" if prepared.task != task else f"{split} pairs"
             raise ValueError(
                 f"compare needs runs of one task with the same {split} pairs. Received: {folders[0]} and {folder}, "
                 f"whose {what} differ.")
-        systems[str(folder)] = _decode(_best(run, prepared, folder), sources, workers, report)
-    assert asked is not None
+    systems = {
+        str(folder): _decode(_best(run, prepared, folder), sources, workers, report)
+        for folder, (run, prepared) in zip(folders, opened, strict=True)}
     report("comparing", 0, None)
-    return compare(asked[0].metrics, systems, asked[2], samples)
+    return compare(task.metrics, systems, references, samples)
 
 
 def _held_out(prepared: Prepared, folder: Path, split: str) -> tuple[list[str], list[list[str]]]:

@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 from sacrebleu.significance import PairedTest
 
-from tfseq2seq.evaluation import METRICS, Metric, References, evaluate, reference_streams
+from tfseq2seq.evaluation import Metric, References, check_lines, find_metric, reference_streams
 
 SEED = 12345  # sacreBLEU's own
 SIGNIFICANT = 0.05
@@ -54,15 +54,15 @@ def compare(
     """
     if len(systems) < 2:
         raise ValueError(f"compare needs at least two systems. Received: {', '.join(systems) or 'none'}.")
-    names, first = list(metric_names), list(next(iter(systems.values())))
+    metrics, first = [find_metric(name) for name in metric_names], list(next(iter(systems.values())))
     for hypotheses in systems.values():
-        evaluate(names, hypotheses, hypotheses, references)  # refuses what cannot be scored
+        check_lines(first, hypotheses, references)
     found: dict[str, dict[str, Comparison]] = {system: {} for system in systems}
-    for name in names:
-        test = _by_counts if METRICS[name].scorer is None else _by_sacrebleu
-        for system, comparison in zip(systems, test(METRICS[name], systems, references, samples), strict=True):
+    for metric in metrics:
+        test = _by_counts if metric.scorer is None else _by_sacrebleu
+        for system, comparison in zip(systems, test(metric, systems, references, samples), strict=True):
             equal = comparison.p_value is not None and list(systems[system]) == first
-            found[system][name] = dataclasses.replace(comparison, p_value=1.0) if equal else comparison
+            found[system][metric.name] = dataclasses.replace(comparison, p_value=1.0) if equal else comparison
     return found
 
 

@@ -1,12 +1,10 @@
 """Which token the decoder reads at each step of training: the true one, or what the model finds itself."""
 
-import keras
 import tensorflow as tf
 
 from tfseq2seq.structures import PAD
 
 
-@keras.saving.register_keras_serializable("tfseq2seq")
 class TeacherForcing:
     """The share of true tokens at each step of training (Bengio et al., 2015, arXiv:1506.03099, section 2.4).
 
@@ -57,9 +55,6 @@ class TeacherForcing:
             "inverse_sigmoid": lambda: tf.sigmoid(tf.math.log(self.k) - step / self.k),
         }[self.schedule]()
         return tf.maximum(share, self.least)
-
-    def get_config(self):
-        return {"schedule": self.schedule, "least": self.least, "k": self.k}
 
 
 def decode_in_steps(model, inputs, coins, training):

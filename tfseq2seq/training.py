@@ -1,9 +1,7 @@
 """Training a prepared run: strategy, model, `fit`, and going on where it stopped."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -89,7 +87,7 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     task = prepared.task
     sources, targets = group_references(prepared.valid, task.multiple_references)
     lines, references = (_spread(side, settings.valid_lines) for side in (sources, targets))
-    with callbacks.StopOnSignal(hosts) as stop, _explaining_lost_hosts(hosts):
+    with callbacks.StopOnSignal(hosts) as stop:
         bar = callbacks.ShowProgress(progress, settings.steps, settings.max_minutes, show)
         after = [callbacks.Evaluate(
             progress, make_generator(run, prepared, model), lines, references,
@@ -141,20 +139,6 @@ def _go_back(folder: Path, model: Seq2Seq, progress: callbacks.Progress, setting
     show.print(
         f"[bold]{error}[/]: going back to step {progress.step}, with the rate times {progress.rate_scale:g}",
         highlight=False)
-
-
-@contextlib.contextmanager
-def _explaining_lost_hosts(hosts: Hosts) -> Iterator[None]:
-    """Says what to do where another host went away; what is wrong with this one goes its way."""
-    try:
-        yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
-        if not hosts.several:
-            raise
-        reason = error.message.splitlines()[0]
-        raise RuntimeError(
-            "another host went away. Start all of them again with the same command: they go on from the last "
-            f"checkpoint. Received: {reason}") from error
 
 
 def _evaluate_if_due(model: Seq2Seq, progress: callbacks.Progress, settings, watch: list) -> None:
@@ -243,12 +227,7 @@ def _finished(progress: callbacks.Progress, settings) -> bool:
 def _restore(folder: Path, model: Seq2Seq, hosts: Hosts) -> callbacks.Progress:
     state = checkpoints.restore_latest(folder, checkpoints.parts(model))
     progress = callbacks.Progress(**state) if state else callbacks.Progress()
-    (step,) = hosts.from_chief([progress.step])
-    (others,) = hosts.sum([progress.step != step])
-    if others:
-        raise ValueError(
-            f"every host needs the run's folder on a file system that all of them share. Received: {folder}, where "
-            f"this host finds step {progress.step} and the first one step {step:.0f}.")
+    hosts.agree(progress.step, f"the run's folder, {folder.parent}, on a file system that all of them share")
     return progress
 
 

@@ -9,24 +9,17 @@ import numpy as np
 import tensorflow as tf
 
 from tests.contracts.cases import KIND_PAIRS, make
+from tests.distribution import make_batch
 from tfseq2seq.distribution import make_strategy
 from tfseq2seq.losses import TokenCrossEntropy
-from tfseq2seq.structures import BOS, EOS
-
-LENGTHS = [1, 2, 0, 0, 5, 5, 4, 3]  # target tokens of each row: the halves hold 3 and 17, and whole rows of padding
+from tfseq2seq.structures import PAD
 
 
-def make_batch():
+def make_weighted_batch():
     """source, target and labels [8, 6], and weights that hold 1 / (real tokens of both halves)."""
-    random = np.random.default_rng(0)
-    source, target, labels = (np.zeros((8, 6), np.int32) for _ in range(3))
-    for row, length in enumerate(LENGTHS):
-        if length:
-            source[row, : length + 1] = [*random.integers(4, 11, length), EOS]
-            words = random.integers(4, 10, length - 1)
-            target[row, :length] = [BOS, *words]
-            labels[row, :length] = [*words, EOS]
-    return source, target, labels, (labels != 0).astype(np.float32) / sum(LENGTHS)
+    source, target, labels = make_batch()
+    real = (labels != PAD).astype(np.float32)
+    return source, target, labels, real / real.sum()
 
 
 def gradients_of(model, source, target, labels, weights):
@@ -60,4 +53,4 @@ if __name__ == "__main__":
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     mirrored = make_strategy(2)
-    print(json.dumps({pair: compare(pair, mirrored, make_batch()) for pair in KIND_PAIRS}))
+    print(json.dumps({pair: compare(pair, mirrored, make_weighted_batch()) for pair in KIND_PAIRS}))

@@ -27,6 +27,19 @@ def test_rotary_is_a_product_of_complex_numbers():
     np.testing.assert_array_equal(turned[0], vectors[0].astype(np.float32))  # position 0 turns nothing
 
 
+def test_the_gradient_of_rotary_is_turned_back():
+    vectors, upstream = (tf.constant(RANDOM.normal(size=(5, 8)), tf.float32) for _ in range(2))
+    positions = np.array([0, 1, 2, 7, 40])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([vectors, upstream])
+        turned = rotate(vectors, tf.constant(positions))
+        gradient = tape.gradient(turned, vectors, output_gradients=upstream)
+        total = tf.reduce_sum(gradient * vectors)
+    np.testing.assert_allclose(gradient, twins.rotate(upstream.numpy(), -positions), atol=1e-5)
+    # The second derivative, as an optimizer by curvature needs it.
+    np.testing.assert_allclose(tape.gradient(total, upstream), twins.rotate(vectors.numpy(), positions), atol=1e-5)
+
+
 def test_rotary_products_depend_on_the_distance_alone():
     query, key = (tf.constant(np.tile(RANDOM.normal(size=(1, 8)), (20, 1)), tf.float32) for _ in range(2))
     products = tf.matmul(rotate(query, tf.range(20)), rotate(key, tf.range(20)), transpose_b=True).numpy()

@@ -41,8 +41,18 @@ def rotate(vectors, positions):
     rates = tf.exp(tf.range(half, dtype=tf.float32) * (-math.log(10_000.0) / half))
     angles = tf.cast(positions, tf.float32)[:, None] * rates  # [T, D / 2]
     sine, cosine = tf.cast(tf.sin(angles), vectors.dtype), tf.cast(tf.cos(angles), vectors.dtype)
-    first, second = vectors[..., :half], vectors[..., half:]
-    return tf.concat([first * cosine - second * sine, second * cosine + first * sine], -1)
+    return _turn(vectors, sine, cosine)
+
+
+@tf.custom_gradient
+def _turn(vectors, sine, cosine):
+    """Turns each plane; the gradient is turned back, where autodiff would add up slices that it fills with zeros."""
+
+    def gradient(upstream):
+        return _turn(upstream, -sine, cosine), None, None
+
+    first, second = tf.split(vectors, 2, -1)
+    return tf.concat([first * cosine - second * sine, second * cosine + first * sine], -1), gradient
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
