@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.pairs import DataError, EncodedPairs
-from tfseq2seq.structures import BOS, EOS, PAD
+from pipelines.sides import EMPTY, SampledSide, Side
+from tfseq2seq.structures import BOS, PAD
 
 GRID = 24  # lengths a side that padded shapes are chosen from
-EMPTY = -1  # row id of a row that is all padding
 
 
 class Batches:
@@ -29,6 +29,8 @@ class Batches:
         seed: of the order, not negative.
         max_source_length: tokens, end token included; pairs beyond are left out.
         max_target_length: tokens, end token included; pairs beyond are left out.
+        sampled_source: what draws the source's tokens for each batch anew, in the place of the ids.
+        sampled_target: the same of the target.
     Attributes:
         shapes: the padded (S, T), smallest first.
         rows: for each shape the rows of a global batch.
@@ -43,14 +45,15 @@ class Batches:
     def __init__(
         self, encoded: EncodedPairs, *, batch_tokens: int, num_lengths: int = 4, replicas: int = 1,
         seed: int = 1, max_source_length: int = 128, max_target_length: int = 128,
+        sampled_source: SampledSide | None = None, sampled_target: SampledSide | None = None,
     ):
         if min(batch_tokens, num_lengths, replicas) < 1:
             raise ValueError(
                 "Batches needs batch_tokens, num_lengths and replicas of at least 1. Received: "
                 f"batch_tokens={batch_tokens}, num_lengths={num_lengths}, replicas={replicas}.")
         self.seed, self.replicas = seed, replicas
-        self._source = _Side(encoded.source_ids, encoded.source_offsets)
-        self._target = _Side(encoded.target_ids, encoded.target_offsets)
+        self._source: Side | SampledSide = Side(encoded.source_ids, encoded.source_offsets)
+        self._target: Side | SampledSide = Side(encoded.target_ids, encoded.target_offsets)
         source, target = self._source.lengths + 1, self._target.lengths + 1  # with EOS
         kept = np.flatnonzero((source <= max_source_length) & (target <= max_target_length))
         self.num_left_out = len(source) - len(kept)
@@ -58,6 +61,10 @@ class Batches:
             raise DataError(
                 "Batches needs pairs within max_source_length and max_target_length. Received: "
                 f"{len(source):,} pairs, none within {max_source_length} and {max_target_length} tokens.")
+        if sampled_source is not None:
+            self._source, source = sampled_source, sampled_source.longest_below(max_source_length) + 1
+        if sampled_target is not None:
+            self._target, target = sampled_target, sampled_target.longest_below(max_target_length) + 1
         source, target = source[kept], target[kept]
         chosen = choose_shapes(source, target, num_lengths)
         fits = (source[:, None] <= chosen[:, 0]) & (target[:, None] <= chosen[:, 1])
@@ -96,11 +103,17 @@ class Batches:
             batches += [(index, rows) for rows in padded.reshape(self._num_batches[index], -1)]
         return [batches[i] for i in random.permutation(len(batches))] if shuffle else batches
 
-    def batch(self, index: int, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """One planned batch as ({"source" [R, S], "target" [R, T]}, labels [R, T], weights [R, T])."""
+    def batch(
+        self, index: int, rows: np.ndarray, epoch: int = 0, number: int = 0,
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """One planned batch as ({"source" [R, S], "target" [R, T]}, labels [R, T], weights [R, T]).
+
+        Tokens that are drawn follow from the seed, the epoch and the batch's number in it alone.
+        """
         source_length, target_length = self.shapes[index]
-        source, _ = self._source.gather(rows, source_length)  # [R, S]
-        labels, real = self._target.gather(rows, target_length)  # [R, T]
+        seeds = np.random.SeedSequence([self.seed, epoch, number]).generate_state(2).tolist()
+        source, _ = self._source.gather(rows, source_length, seeds[0])  # [R, S]
+        labels, real = self._target.gather(rows, target_length, seeds[1])  # [R, T]
         target = np.full_like(labels, PAD)
         target[:, 1:] = np.where(real[:, 1:], labels[:, :-1], PAD)  # all but the EOS, one step later
         target[rows != EMPTY, 0] = BOS
@@ -128,8 +141,9 @@ class Batches:
         def batches():
             epoch, skip = first_epoch, skipped
             while repeat or epoch == first_epoch:
-                for index, rows in self.plan(epoch, shuffle)[skip:]:
-                    batch = self.batch(index, rows)
+                plan = self.plan(epoch, shuffle)
+                for number in range(skip, len(plan)):
+                    batch = self.batch(*plan[number], epoch, number)
                     if replicas is None:
                         yield batch
                     else:
@@ -200,24 +214,6 @@ def inference_batches(lengths: np.ndarray, batch_tokens: int) -> list[list[int]]
             batches.append([])
         batches[-1].append(row)
     return batches
-
-
-class _Side:
-    """One side's ids, from which rows are gathered without a loop."""
-
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray):
-        self._ids = np.append(ids, np.int32(PAD))  # what a row of padding points at
-        self._starts = np.append(offsets[:-1], len(ids))  # the last one is for EMPTY = -1
-        self.lengths = np.diff(offsets)
-        self._lengths = np.append(self.lengths, -1)
-
-    def gather(self, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids ended by EOS, padded to `length` [R, length] int32, and what of it is real [R, length] bool."""
-        steps, lengths = np.arange(length), self._lengths[rows][:, None]
-        places = np.minimum(self._starts[rows][:, None] + steps, len(self._ids) - 1)
-        ids = np.where(steps < lengths, self._ids[places], np.int32(PAD))
-        ids[steps == lengths] = EOS
-        return ids, steps <= lengths
 
 
 def _grid(lengths: np.ndarray) -> np.ndarray:

@@ -12,11 +12,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from pipelines.batching import Batches
 from pipelines.checking import Report, check, filter_pairs
 from pipelines.pairs import DataError, Pair, Splits
-from pipelines.reading import split_sources
+from pipelines.reading import split_sources, stream_lines
+from pipelines.sides import SampledSide, Side, SubwordSampler
 from pipelines.tasks import Task, find_task
-from pipelines.text import SeveralSources, load_splits
+from pipelines.text import SeveralSources, encode_pairs, load_splits
 from tfseq2seq.config import ConfigError, Run, load_recipe, save_config
 from tfseq2seq.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -112,6 +114,32 @@ def load_prepared(folder: Path) -> Prepared:
     return Prepared(run, find_task(run.task), train, valid, test, _cutting(source, run), target, left_out)
 
 
+def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, sampled: bool = False) -> Batches:
+    """Batches of some pairs of a run.
+
+    Args:
+        prepared: the run.
+        pairs: as many of a split as are wanted.
+        replicas: see `Batches`.
+        sampled: whether subwords are drawn anew for each batch, where the recipe says so.
+    Raises:
+        DataError: no pair is within the recipe's lengths.
+    """
+    run, data = prepared.run, prepared.run.data
+    encoded = encode_pairs(pairs, prepared.source_tokenizer, prepared.target_tokenizer)
+    sides = {}
+    for name, lines in zip(("source", "target"), zip(*pairs)):
+        alpha = getattr(run.train, f"{name}_subword_alpha")
+        if sampled and alpha:
+            sampler = SubwordSampler(lines, getattr(prepared, f"{name}_tokenizer"), alpha)
+            side = Side(getattr(encoded, f"{name}_ids"), getattr(encoded, f"{name}_offsets"))
+            sides[f"sampled_{name}"] = SampledSide(side, sampler, run.train.seed)
+    return Batches(
+        encoded, batch_tokens=data.batch_tokens, num_lengths=data.num_lengths, replicas=replicas,
+        seed=run.train.seed, max_source_length=data.max_source_length, max_target_length=data.max_target_length,
+        **sides)
+
+
 def check_data(run: Run, progress: Progress) -> Report:
     """The report on a recipe's data, before anything is made. Raises as `prepare`."""
     splits = _load(run, progress)
@@ -185,5 +213,10 @@ def _write_pairs(path: Path, pairs: Pairs) -> None:
 
 
 def _read_pairs(path: Path) -> Pairs:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [tuple(json.loads(line)) for line in file]
+    try:
+        return [tuple(json.loads(line)) for line in stream_lines(path)]
+    except ValueError as error:  # a DataError, or no JSON
+        where = "" if isinstance(error, DataError) else f"{path}: "
+        raise DataError(
+            f"{where}{str(error).rstrip('.')}. `tfseq2seq prepare` wrote this file: put it back, or remove "
+            f"{path.parent.parent} to begin anew.") from error

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.pairs import DataError, EncodedPairs, Pair, Progress, Splits
-from pipelines.reading import find_split, read_lines, read_pairs
+from pipelines.reading import find_split, read_lines, read_pairs, split_sources
 from pipelines.sources import obtain
 from tfseq2seq.config import Data
 from tfseq2seq.structures import EOS, PAD
@@ -71,24 +71,28 @@ class SeveralSources(Tokenizer):
 
     def __init__(self, tokenizer: Tokenizer, separator: str):
         super().__init__(tokenizer.kind, "keep")
-        self._tokenizer, self._separator = tokenizer, separator
+        self.of_one_source, self._separator = tokenizer, separator
 
     @property
     def vocabulary_size(self) -> int:
-        return self._tokenizer.vocabulary_size
+        return self.of_one_source.vocabulary_size
 
     def vocabulary(self) -> list[str]:
-        return self._tokenizer.vocabulary()
+        return self.of_one_source.vocabulary()
 
     def save(self, folder):
         """Writes the tokenizer of a single source; the separator is the recipe's."""
-        self._tokenizer.save(folder)
+        self.of_one_source.save(folder)
+
+    def split(self, line: str) -> list[str]:
+        """The sources of one line."""
+        return split_sources(line, self._separator)
 
     def pieces(self, strings):
-        return self._each(strings, self._tokenizer.pieces, "")
+        return self._each(strings, self.of_one_source.pieces, "")
 
     def _encode(self, strings):
-        return self._each(strings, self._tokenizer.encode, EOS)
+        return self._each(strings, self.of_one_source.encode, EOS)
 
     def _each(self, strings, cut, end):
         """Cuts every source of every string, and joins what comes of them with the end between."""
@@ -98,7 +102,7 @@ class SeveralSources(Tokenizer):
         return sources.with_flat_values(parts).merge_dims(1, 2)[:, :-1]
 
     def _decode(self, ids):
-        return self._tokenizer.decode(ids)
+        return self.of_one_source.decode(ids)
 
 
 def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tuple[tf.Tensor, tf.Tensor]:

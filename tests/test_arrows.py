@@ -88,7 +88,6 @@ ARROWS = {
         "tfseq2seq.rate_control",
         "pipelines.batching",
         "pipelines.prepare",
-        "pipelines.text",
     ],
     "tfseq2seq.converters.*": LIBRARY,
     "pipelines.*": CONTRACTS,  # never the model

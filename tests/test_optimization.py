@@ -1,10 +1,14 @@
-"""Schedules against their formulas."""
+"""Schedules against their formulas, optimizers against Keras' own."""
+
+import typing
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfseq2seq.config import Train
-from tfseq2seq.optimization import WarmupSchedule, make_optimizer, make_schedule
+from tfseq2seq.optimization import OPTIMIZERS, WarmupSchedule, check_optimizer, make_optimizer, make_schedule
 
 
 @pytest.mark.parametrize("kind, step, expected", [
@@ -34,16 +38,71 @@ def test_wrong_schedules_are_refused(arguments, text):
         WarmupSchedule(**arguments)
 
 
-@pytest.mark.parametrize("name, kind", [
-    ("adam", keras.optimizers.Adam), ("adamw", keras.optimizers.AdamW), ("sgd", keras.optimizers.SGD)])
-def test_optimizer_by_name_with_its_schedule(name, kind):
+def test_every_optimizer_of_keras_has_a_name():
+    known = {
+        name for name, kind in vars(keras.optimizers).items()
+        if isinstance(kind, type) and issubclass(kind, keras.optimizers.Optimizer)}
+    others = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "ScheduleFreeAdamW"}
+    assert {kind.__name__ for kind, _ in OPTIMIZERS.values()} == known - others
+    assert set(typing.get_args(Train.model_fields["optimizer"].annotation)) == set(OPTIMIZERS)
+
+
+GRADIENTS = np.random.default_rng(0).normal(size=(6, 4, 3)).astype(np.float32)
+
+
+def step(optimizer, weights, gradients):
+    for gradient in gradients:
+        optimizer.apply([tf.constant(gradient)], [weights])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_by_name_with_its_schedule(name):
     train = Train(optimizer=name, warmup_steps=10, learning_rate=0.5)
     rate = make_schedule(train, units=8)
-    optimizer = make_optimizer(train, rate)
-    assert isinstance(optimizer, kind)
+    optimizer, reference = make_optimizer(train, rate), OPTIMIZERS[name][0].__mro__
     assert float(optimizer.learning_rate) == pytest.approx(0.05)  # step 1 of 10
     rate.scale.assign(0.5)
     assert float(optimizer.learning_rate) == pytest.approx(0.025)
+    rate.scale.assign(1.0)
+    # Against Keras' own class, whose rate is set by hand before each step.
+    kind = next(each for each in reference if each.__module__.startswith("keras."))
+    plain = kind(0.0, **OPTIMIZERS[name][1])
+    one, two = (keras.Variable(np.ones([4, 3], np.float32), name="kernel") for _ in range(2))
+    for number, gradient in enumerate(GRADIENTS, start=1):
+        step(optimizer, one, [gradient])
+        plain.learning_rate = 0.5 * number / 10
+        step(plain, two, [gradient])
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+    assert np.abs(one - np.ones([4, 3])).min() > 0
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_goes_on_from_its_variables(name):
+    def make():
+        train = Train(optimizer=name, warmup_steps=1, learning_rate=0.1)
+        weights = keras.Variable(np.ones([4, 3], np.float32), name="kernel")
+        optimizer = make_optimizer(train, make_schedule(train, units=8))
+        optimizer.build([weights])
+        return optimizer, weights
+
+    (whole, one), (first, two), (second, three) = make(), make(), make()
+    step(whole, one, GRADIENTS)
+    step(first, two, GRADIENTS[:3])
+    three.assign(two)
+    assert len(second.variables) == len(first.variables)
+    for variable, value in zip(second.variables, first.variables, strict=True):
+        variable.assign(value)
+    step(second, three, GRADIENTS[3:])
+    np.testing.assert_array_equal(one, three)
+
+
+def test_options_go_to_the_optimizer_and_others_are_refused():
+    train = Train(optimizer="sgd", optimizer_options={"momentum": 0.9, "nesterov": True})
+    optimizer = make_optimizer(train, make_schedule(train, units=8))
+    assert (optimizer.momentum, optimizer.nesterov) == (0.9, True)
+    for name, options in (("adam", {"betta_1": 0.5}), ("adam", {"amsgrad": True}), ("sgd", {"clipnorm": 1.0})):
+        with pytest.raises(ValueError, match=rf'optimizer_options of "{name}" are .*Received: {next(iter(options))}'):
+            check_optimizer(Train(optimizer=name, optimizer_options=options))
 
 
 def test_schedule_config_round_trip():

@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -94,41 +92,6 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(tiny_recipe, tmp
     assert unbroken[0] == resumed[0] == 14
     for one, two in zip(unbroken[1], resumed[1], strict=True):
         np.testing.assert_array_equal(one, two)
-
-
-def start(recipe, folder, *settings):
-    command = [*COMMAND, "train", str(recipe), "--runs", str(folder)]
-    for setting in ("train.steps=4000", "train.checkpoint_every=5", "train.evaluate_every=2000", *settings):
-        command += ["--set", setting]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def wait_for_checkpoint(process, folder, beyond=0):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        found = checkpoints.steps(folder / "tiny" / "checkpoints")
-        if found and found[-1] > beyond:
-            return found[-1]
-        time.sleep(0.1)
-    raise AssertionError(f"no checkpoint: {process.communicate()}")
-
-
-def test_killed_it_goes_on_and_sigterm_saves_and_says_how_to_resume(tiny_recipe, tmp_path):
-    first = start(tiny_recipe, tmp_path)
-    wait_for_checkpoint(first, tmp_path)
-    first.kill()
-    first.communicate()
-    saved = checkpoints.steps(tmp_path / "tiny" / "checkpoints")[-1]
-
-    second = start(tiny_recipe, tmp_path)
-    wait_for_checkpoint(second, tmp_path, beyond=saved)
-    second.send_signal(signal.SIGTERM)
-    _, told = second.communicate(timeout=60)
-    assert f"going on from step {saved} " in told
-    assert second.returncode == 143
-    assert "SIGTERM: saved; to go on: tfseq2seq train" in told and "Traceback" not in told
-    assert checkpoints.steps(tmp_path / "tiny" / "checkpoints")[-1] > saved
 
 
 def test_an_interrupted_evaluation_is_made_up_for(tiny_recipe, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Learning rates and optimizers."""
 
+import inspect
 import math
 
 import keras
@@ -93,18 +94,55 @@ def make_schedule(train, units):
     return WarmupSchedule(train.schedule, train.learning_rate, train.warmup_steps, train.steps, units)
 
 
+# beta_2 and epsilon as in Vaswani et al., 2017, section 5.3: the default 0.999 is slow to forget.
+_ADAM = {"beta_1": 0.9, "beta_2": 0.98, "epsilon": 1e-9}
+
+# By the name in a recipe: the class, and what differs from its own defaults. Those of Keras but the ones whose weights
+# are to be changed before an evaluation (ScheduleFreeAdamW) or that only wrap others.
+OPTIMIZERS = {
+    "adadelta": (keras.optimizers.Adadelta, {}),
+    "adafactor": (keras.optimizers.Adafactor, {"relative_step": False}),  # the rate is the schedule's
+    "adagrad": (keras.optimizers.Adagrad, {}),
+    "adam": (Adam, _ADAM),
+    "adamax": (keras.optimizers.Adamax, {}),
+    "adamw": (keras.optimizers.AdamW, {"weight_decay": 0.01, **_ADAM}),
+    "ftrl": (keras.optimizers.Ftrl, {}),
+    "lamb": (keras.optimizers.Lamb, {}),
+    "lion": (keras.optimizers.Lion, {}),
+    "muon": (keras.optimizers.Muon, {}),
+    "nadam": (keras.optimizers.Nadam, _ADAM),
+    "rmsprop": (keras.optimizers.RMSprop, {}),
+    "sgd": (keras.optimizers.SGD, {}),
+}
+
+# Arguments of the constructors that `[train]` has keys of its own for, or that would change what a step is.
+_TAKEN = {
+    "learning_rate", "name", "kwargs", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "ema_momentum",
+    "ema_overwrite_frequency", "loss_scale_factor", "gradient_accumulation_steps"}
+
+
+def check_optimizer(train):
+    """Raises ValueError where `[train]` has options that its optimizer does not know."""
+    kind, _ = OPTIMIZERS[train.optimizer]
+    known = [name for name in list(inspect.signature(kind.__init__).parameters)[1:] if name not in _TAKEN]
+    if kind is Adam:
+        known = [name for name in inspect.signature(keras.optimizers.Adam.__init__).parameters
+                 if name not in _TAKEN | {"self", "amsgrad"}]
+    for name in train.optimizer_options:
+        if name not in known:
+            raise ValueError(
+                f"train.optimizer_options of \"{train.optimizer}\" are {', '.join(known)}. Received: {name}.")
+
+
 def make_optimizer(train, rate):
     """The optimizer of a `[train]` table; clipping is done by `Seq2Seq.update`, across replicas.
 
     Args:
         train: `tfseq2seq.config.Train`.
         rate: From `make_schedule`.
+    Raises:
+        ValueError: an option that the optimizer does not know.
     """
-    # beta_2 and epsilon as in Vaswani et al., 2017, section 5.3: the default 0.999 is slow to forget.
-    adam = {"beta_1": 0.9, "beta_2": 0.98, "epsilon": 1e-9}
-    makers = {
-        "adam": lambda: Adam(rate, **adam),
-        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=0.01, **adam),
-        "sgd": lambda: keras.optimizers.SGD(rate),
-    }
-    return makers[train.optimizer]()
+    check_optimizer(train)
+    kind, defaults = OPTIMIZERS[train.optimizer]
+    return kind(rate, **(defaults | train.optimizer_options))

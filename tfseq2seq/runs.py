@@ -22,6 +22,7 @@ from tfseq2seq.distribution import Hosts, make_strategy
 from tfseq2seq.evaluation import METRICS, Score, as_dict, evaluate, group_references
 from tfseq2seq.files import write_atomically
 from tfseq2seq.generation import Answer, Generator
+from tfseq2seq.optimization import check_optimizer
 from tfseq2seq.output import FORMATS, FileOutput, StreamOutput
 from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict, show_pace
 from tfseq2seq.significance import Comparison, compare
@@ -30,6 +31,7 @@ from tfseq2seq.training import AVERAGED, load_generator, train
 
 def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Progress:
     """Prepares the data where that is not done, then trains. Raises as `training.train`."""
+    check_optimizer(run.train)  # before the data are prepared, which may take long
     hosts = Hosts(make_strategy(run.train.replicas))  # several must meet before TensorFlow computes anything
     with hosts.explaining_loss():
         hosts.agree(zlib.crc32(run.model_dump_json().encode()), "the same recipe and the same --set options")

@@ -9,8 +9,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from pipelines.batching import Batches
-from pipelines.prepare import Prepared, load_prepared
-from pipelines.text import encode_pairs
+from pipelines.prepare import Prepared, load_prepared, make_batches
 from tfseq2seq import callbacks, checkpoints
 from tfseq2seq.averaging import MovingAverage
 from tfseq2seq.config import Run
@@ -68,8 +67,8 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     hosts = Hosts(strategy)
     show = show if hosts.is_chief else Console(quiet=True)
     keras.utils.set_random_seed(settings.seed)
-    batches = _batches(prepared, prepared.train, strategy.num_replicas_in_sync)
-    valid = _batches(prepared, _spread(prepared.valid, settings.valid_lines), strategy.num_replicas_in_sync)
+    batches = make_batches(prepared, prepared.train, strategy.num_replicas_in_sync, sampled=True)
+    valid = make_batches(prepared, _spread(prepared.valid, settings.valid_lines), strategy.num_replicas_in_sync)
     with strategy.scope():
         rate = make_schedule(settings, run.model.decoder.units)
         model = _compiled_model(run, prepared, rate)
@@ -229,15 +228,6 @@ def _restore(folder: Path, model: Seq2Seq, hosts: Hosts) -> callbacks.Progress:
     progress = callbacks.Progress(**state) if state else callbacks.Progress()
     hosts.agree(progress.step, f"the run's folder, {folder.parent}, on a file system that all of them share")
     return progress
-
-
-def _batches(prepared: Prepared, pairs: list[tuple[str, str]], replicas: int) -> Batches:
-    data = prepared.run.data
-    encoded = encode_pairs(pairs, prepared.source_tokenizer, prepared.target_tokenizer)
-    return Batches(
-        encoded, batch_tokens=data.batch_tokens, num_lengths=data.num_lengths, replicas=replicas,
-        seed=prepared.run.train.seed, max_source_length=data.max_source_length,
-        max_target_length=data.max_target_length)
 
 
 def _spread(items: list, most: int) -> list:

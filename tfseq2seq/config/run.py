@@ -50,7 +50,10 @@ class Train(Table):
     evaluate_every: PositiveInt = 500  # steps; checkpoints and the metric come at this pace
     checkpoint_every: PositiveInt | None = None  # steps; default: evaluate_every
     keep_checkpoints: PositiveInt = 3
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal[
+        "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb", "lion", "muon", "nadam",
+        "rmsprop", "sgd"] = "adam"
+    optimizer_options: dict[str, bool | int | float] = {}  # by their names in Keras, as { weight_decay = 0.1 }
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # the peak; for noam the factor
     schedule: Literal[
         "constant", "inverse_square_root", "noam", "linear", "cosine", "plateau"] = "inverse_square_root"
@@ -68,6 +71,10 @@ class Train(Table):
     target_word_dropout: Rate = 0.0  # the same of the tokens that the decoder reads
     source_token_noise: Rate = 0.0  # share of the source tokens that it replaces by random ones
     target_token_noise: Rate = 0.0
+    # Draws the subwords of each batch anew; 0 is off. Unigram: alpha of subword regularisation, as 0.2, small for more
+    # variety (Kudo, 2018). BPE: the share of merges left out, as 0.1 (BPE dropout, Provilkov et al., 2020).
+    source_subword_alpha: NonNegative = 0.0
+    target_subword_alpha: NonNegative = 0.0
     freeze: list[Literal["source_embedding", "target_embedding", "encoder", "decoder", "output_layer"]] = []
     start_from: str | None = None  # a run folder with the same [model], whose best weights training begins with
     # Parts of each batch that are computed one after the other, in less memory; the step is the same.
@@ -231,6 +238,14 @@ class Run(Table):
                 raise ValueError(
                     f"decode.{name} needs a decoder with attention: \"attentional\" or \"transformer\". Received: "
                     f"{name}={getattr(self.decode, name)}, decoder.kind = \"recurrent\"")
+        for side in ("source", "target"):
+            alpha = getattr(self.train, f"{side}_subword_alpha")
+            kind = (self.data.source_tokenizer if self.data.share_tokenizer else getattr(
+                self.data, f"{side}_tokenizer")).kind
+            if alpha and (kind not in ("unigram", "bpe") or kind == "bpe" and alpha >= 1):
+                raise ValueError(
+                    f"train.{side}_subword_alpha draws subwords, of a tokenizer of kind \"unigram\", or below 1 of "
+                    f"kind \"bpe\". Received: {side}_subword_alpha={alpha}, kind = \"{kind}\"")
         several = self.data.source_separator is not None
         if several != (self.model.encoder.kind == "parallel"):
             raise ValueError(

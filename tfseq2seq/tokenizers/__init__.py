@@ -26,7 +26,7 @@ from tfseq2seq.tokenizers.base import LearnedTokenizer, Tokenizer, TokenizerConf
 from tfseq2seq.tokenizers.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
 from tfseq2seq.tokenizers.subwords import SentencepieceTokenizer
 
-__all__ = ["KINDS", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
+__all__ = ["KINDS", "SentencepieceTokenizer", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
 
 KINDS: dict[str, type[LearnedTokenizer]] = {
     "unigram": SentencepieceTokenizer,

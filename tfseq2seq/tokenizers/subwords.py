@@ -5,7 +5,7 @@ import io
 import random
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +16,7 @@ from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece
 
 from tfseq2seq.structures import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
 from tfseq2seq.tokenizers.base import UNKNOWN_TEXT, LearnedTokenizer, TokenizerConfig, cleaned, nothing_to_train_on
+from tfseq2seq.tokenizers.sampling import SPACE, BpeSampler, UnigramSampler, split_words
 
 TRAINING_STRINGS = 2_000_000  # sentencepiece holds all it learns from in memory: more is sampled down to this
 
@@ -67,8 +68,8 @@ class SentencepieceTokenizer(LearnedTokenizer):
         self._model = model
         self._pieces = tensorflow_text.SentencepieceTokenizer(model=model)
         self._pieces._model_resource = _SharedModel(model)
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self._names = tuple(processor.id_to_piece(id_) for id_ in range(processor.vocab_size()))
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._names = tuple(self._processor.id_to_piece(id_) for id_ in range(self._processor.vocab_size()))
 
     @classmethod
     def train(cls, config: TokenizerConfig, strings: Iterable[str]) -> Self:
@@ -99,8 +100,45 @@ class SentencepieceTokenizer(LearnedTokenizer):
         spaced = tf.where(strings == "", strings, tf.strings.join([" ", strings]))
         return self._pieces.tokenize(spaced)
 
+    def sampler(self, alpha: float) -> Callable[[Sequence[bytes], int], list[list[int]]]:
+        """What draws segmentations of texts, outside the graph.
+
+        Args:
+            alpha: for unigram that of `UnigramSampler`, above 0; for BPE that of `BpeSampler`, in (0, 1).
+        Returns:
+            A function of texts (UTF-8, from `cleaned`) and a seed that gives the ids of each text, without BOS and EOS;
+            for the same texts and seed the same.
+        """
+        spelled = {
+            name: (id_, self._processor.get_score(id_)) for id_, name in enumerate(self._names)
+            if id_ >= len(SPECIAL_TOKENS) and not self._processor.is_byte(id_)}
+        ids = {name: [id_] for name, (id_, _) in spelled.items()}
+        scores = {name: score for name, (_, score) in spelled.items()}
+        draw = (UnigramSampler if self.kind == "unigram" else BpeSampler)(scores, alpha).draw
+
+        def ids_of(piece: str) -> list[int]:
+            if piece not in ids:
+                ids[piece] = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in piece.encode()]
+            return ids[piece]
+
+        def sample(texts, seed):
+            source = random.Random(seed)
+            drawn = []
+            for text in texts:
+                spaced = _normalize(" " + text.decode()) if text else ""
+                drawn.append([
+                    id_ for word in split_words(spaced) for piece in draw(word, source) for id_ in ids_of(piece)])
+            return drawn
+
+        return sample
+
     def _decode(self, ids):
         return tf.strings.regex_replace(self._pieces.detokenize(ids), "^ ", "", replace_global=False)
+
+
+def _normalize(text: str) -> str:
+    """What the model's normaliser makes of a text: `NORMALIZATION`, and spaces as `SPACE`."""
+    return text.replace("\ufdd0", "\ufdd00").replace(SPACE, "\ufdd01").replace(" ", SPACE)
 
 
 def _train_sentencepiece(kind: str, vocabulary_size: int, sentences: list[bytes]) -> bytes:
