@@ -31,6 +31,9 @@ class Batches:
         max_target_length: tokens, end token included; pairs beyond are left out.
         sampled_source: what draws the source's tokens for each batch anew, in the place of the ids.
         sampled_target: the same of the target.
+        weights: [N] float32, of each pair's tokens in the loss, at least 0; default 1.
+        rates: [N] float, how often a pair comes in an epoch, above 0; default once. Of pairs with the same rate and
+            shape as many come in each epoch, each of them the rate rounded down or up.
     Attributes:
         shapes: the padded (S, T), smallest first.
         rows: for each shape the rows of a global batch.
@@ -46,6 +49,7 @@ class Batches:
         self, encoded: EncodedPairs, *, batch_tokens: int, num_lengths: int = 4, replicas: int = 1,
         seed: int = 1, max_source_length: int = 128, max_target_length: int = 128,
         sampled_source: SampledSide | None = None, sampled_target: SampledSide | None = None,
+        weights: np.ndarray | None = None, rates: np.ndarray | None = None,
     ):
         if min(batch_tokens, num_lengths, replicas) < 1:
             raise ValueError(
@@ -69,20 +73,31 @@ class Batches:
         chosen = choose_shapes(source, target, num_lengths)
         fits = (source[:, None] <= chosen[:, 0]) & (target[:, None] <= chosen[:, 1])
         bucket = fits.argmax(1)  # the first, thus smallest, that holds the pair
-        self._members = [kept[bucket == i] for i in range(len(chosen))]
         self.shapes: list[tuple[int, int]] = [(int(s), int(t)) for s, t in chosen]
+        self._weights = None if weights is None else np.append(weights, 0.0).astype(np.float32)  # the last for EMPTY
+        rates = np.ones([self.num_left_out + len(kept)]) if rates is None else rates
+        # Of each shape the pairs of each rate, with how many of them an epoch takes.
+        self._members = []
+        for i in range(len(chosen)):
+            inside = kept[bucket == i]
+            groups = [(inside[rates[inside] == rate], float(rate)) for rate in np.unique(rates[inside])]
+            self._members.append([(group, max(1, round(len(group) * rate))) for group, rate in groups])
+        lengths = np.zeros([len(rates)])
+        lengths[kept] = source + target
+        real = sum(count * lengths[group].mean() for groups in self._members for group, count in groups)
         self._num_batches = []
         self.rows = []
-        for shape, members in zip(self.shapes, self._members):
+        for shape, groups in zip(self.shapes, self._members):
             most = max(1, batch_tokens // max(shape) // replicas) * replicas
-            num_batches = -(-len(members) // most)
+            taken = sum(count for _, count in groups)
+            num_batches = -(-taken // most)
             self._num_batches.append(num_batches)
-            self.rows.append(-(-len(members) // (num_batches * replicas)) * replicas)
+            self.rows.append(-(-taken // (num_batches * replicas)) * replicas)
         self.steps_per_epoch = sum(self._num_batches)
         padded = sum(
             count * rows * sum(shape)
             for count, rows, shape in zip(self._num_batches, self.rows, self.shapes))
-        self.padding_share = 1 - float(source.sum() + target.sum()) / padded
+        self.padding_share = 1 - float(real) / padded
 
     def plan(self, epoch: int, shuffle: bool = True) -> list[tuple[int, np.ndarray]]:
         """The batches of an epoch, known from the seed and the epoch alone.
@@ -96,8 +111,9 @@ class Batches:
         # RandomState's stream is the same in every version of NumPy; Generator's may change.
         random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, epoch])))
         batches = []
-        for index, members in enumerate(self._members):
-            order = random.permutation(members) if shuffle else members
+        for index, groups in enumerate(self._members):
+            order = np.concatenate([_take(group, count, random) for group, count in groups])
+            order = random.permutation(order) if shuffle else order
             padded = np.full([self._num_batches[index] * self.rows[index]], EMPTY, np.int64)
             padded[: len(order)] = order
             batches += [(index, rows) for rows in padded.reshape(self._num_batches[index], -1)]
@@ -117,7 +133,11 @@ class Batches:
         target = np.full_like(labels, PAD)
         target[:, 1:] = np.where(real[:, 1:], labels[:, :-1], PAD)  # all but the EOS, one step later
         target[rows != EMPTY, 0] = BOS
-        return {"source": source, "target": target}, labels, real.astype(np.float32) / np.float32(real.sum())
+        weights = real.astype(np.float32)
+        if self._weights is not None:
+            weights *= self._weights[rows][:, None]
+        total = np.float32(weights.sum())
+        return {"source": source, "target": target}, labels, weights / total if total else weights
 
     def dataset(
         self, start_step: int = 0, replicas: Sequence[int] | None = None, shuffle: bool = True, repeat: bool = True,
@@ -134,7 +154,8 @@ class Batches:
             tf.data.Dataset of ({"source": [R, S] int32, "target": [R, T] int32}, labels [R, T] int32,
             weights [R, T] float32). Source rows end in EOS; target is BOS and the target ids, labels the
             target ids and EOS; a weight is 1 / (real labels of the GLOBAL batch), 0 on padding, so that the plain
-            sum of loss * weight over all replicas is the mean per token.
+            sum of loss * weight over all replicas is the mean per token. Where pairs have weights of their own it is
+            theirs / (sum of all of the global batch).
         """
         first_epoch, skipped = divmod(start_step, self.steps_per_epoch)
 
@@ -161,6 +182,12 @@ class Batches:
 
     def _rows_of(self, replica, batch):
         return tf.nest.map_structure(lambda each: np.split(each, self.replicas)[replica], batch)
+
+
+def _take(group: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
+    """So many of the group: all of it as often as it goes, and a random part of it for the rest."""
+    whole, rest = divmod(count, len(group))
+    return np.concatenate([*[group] * whole, random.permutation(group)[:rest]]) if rest else np.tile(group, whole)
 
 
 def choose_shapes(source: np.ndarray, target: np.ndarray, num_shapes: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.pairs import Pair, Splits
+from pipelines.pairs import Pair, Splits, set_of
 from pipelines.reading import split_sources
 from pipelines.tasks.base import Task
 from pipelines.text import encode_pairs
@@ -135,7 +135,7 @@ def filter_pairs(splits: Splits, task: Task, separator: str | None = None) -> tu
 
     train = [
         pair for pair in splits.train
-        if keep(pair, _broken(_readable(pair, separator), is_bad) or (LEAKED if pair[0] in held_out else None))]
+        if keep(pair, _broken(pair, is_bad, separator) or (LEAKED if pair[0] in held_out else None))]
     valid, test = (
         [pair for pair in pairs if keep(pair, EMPTY if _is_empty(_readable(pair, separator)) else None)]
         for pairs in (splits.valid, splits.test))
@@ -147,10 +147,11 @@ def _readable(pair: Pair, separator: str | None) -> Pair:
     return pair if separator is None else (" ".join(split_sources(pair[0], separator)), pair[1])
 
 
-def _broken(pair: Pair, is_bad: Callable[[Pair], bool]) -> str | None:
-    if _is_empty(pair):
+def _broken(pair: Pair, is_bad: Callable[[Pair], bool], separator: str | None) -> str | None:
+    source, target = _readable(pair, separator)
+    if _is_empty((source, target)):
         return EMPTY
-    if _CONTROL.search(pair[0]) or _CONTROL.search(pair[1]):
+    if _CONTROL.search(source) or _CONTROL.search(target):
         return CONTROL
     return RATIO if is_bad(pair) else None
 
@@ -160,22 +161,27 @@ def _is_empty(pair: Pair) -> bool:
 
 
 def _ratio_test(train: list[Pair], task: Task, separator: str | None) -> Callable[[Pair], bool]:
-    """Whether a pair's ratio of lengths is far from the usual one, which depends on the languages."""
+    """Whether a pair's ratio of lengths is far from the usual one of its set, which depends on the languages."""
 
     def ratio(pair: Pair) -> float:
-        return (task.measure_target(pair[1]) + SLACK) / (task.measure_source(pair[0]) + SLACK)
+        source, target = _readable(pair, separator)
+        return (task.measure_target(target) + SLACK) / (task.measure_source(source) + SLACK)
 
-    readable = (_readable(pair, separator) for pair in train)
-    usual = statistics.median([ratio(pair) for pair in readable if not _is_empty(pair)] or [1.0])
+    ratios: dict[int, list[float]] = collections.defaultdict(list)
+    for pair in train:
+        if not _is_empty(_readable(pair, separator)):
+            ratios[set_of(pair)].append(ratio(pair))
+    usual = {number: statistics.median(found) for number, found in ratios.items()}
 
     def is_bad(pair: Pair) -> bool:
-        return not usual / task.max_ratio <= ratio(pair) <= usual * task.max_ratio
+        middle = usual.get(set_of(pair), 1.0)
+        return not middle / task.max_ratio <= ratio(pair) <= middle * task.max_ratio
 
     return is_bad
 
 
 def _count(pairs: list[Pair], is_bad: Callable[[Pair], bool], separator: str | None) -> dict[str, int]:
-    found = collections.Counter(_broken(_readable(pair, separator), is_bad) for pair in pairs)
+    found = collections.Counter(_broken(pair, is_bad, separator) for pair in pairs)
     return {
         "pairs": len(pairs), EMPTY: found[EMPTY], CONTROL: found[CONTROL], RATIO: found[RATIO],
         "duplicated": len(pairs) - len(set(pairs))}

@@ -1,12 +1,43 @@
 """What the files of this package hand on to each other."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Pair = tuple[str, str]  # source, target
 Progress = Callable[[float, float | None], None]  # done, total; None where the total is not known
+
+
+class AnnotatedPair(tuple[str, str]):
+    """A pair that knows more of itself; in all else it is the tuple (source, target).
+
+    Attributes:
+        weight: of its tokens in the loss.
+        number_of_set: which of `data.sets` it is from.
+    """
+
+    weight: float
+    number_of_set: int
+
+    def __new__(cls, source: str, target: str, weight: float = 1.0, number_of_set: int = 0):
+        pair = super().__new__(cls, (source, target))
+        pair.weight, pair.number_of_set = weight, number_of_set
+        return pair
+
+    def notes(self) -> dict[str, Any]:
+        """What it knows of itself, as the constructor takes it."""
+        return dict(vars(self))
+
+
+def weight_of(pair: Pair) -> float:
+    """Of its tokens in the loss."""
+    return pair.weight if isinstance(pair, AnnotatedPair) else 1.0
+
+
+def set_of(pair: Pair) -> int:
+    """Number of its set."""
+    return pair.number_of_set if isinstance(pair, AnnotatedPair) else 0
 
 
 class DataError(ValueError):

@@ -12,9 +12,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from pipelines.batching import Batches
 from pipelines.checking import Report, check, filter_pairs
-from pipelines.pairs import DataError, Pair, Splits
+from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, set_of, weight_of
 from pipelines.reading import split_sources, stream_lines
 from pipelines.sides import SampledSide, Side, SubwordSampler
 from pipelines.tasks import Task, find_task
@@ -126,6 +128,7 @@ def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, sampled: bool 
         DataError: no pair is within the recipe's lengths.
     """
     run, data = prepared.run, prepared.run.data
+    weights = np.array([weight_of(pair) for pair in pairs], np.float32)
     encoded = encode_pairs(pairs, prepared.source_tokenizer, prepared.target_tokenizer)
     sides = {}
     for name, lines in zip(("source", "target"), zip(*pairs)):
@@ -137,7 +140,17 @@ def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, sampled: bool 
     return Batches(
         encoded, batch_tokens=data.batch_tokens, num_lengths=data.num_lengths, replicas=replicas,
         seed=run.train.seed, max_source_length=data.max_source_length, max_target_length=data.max_target_length,
-        **sides)
+        weights=None if (weights == 1).all() else weights, rates=_rates(pairs, data.temperature), **sides)
+
+
+def _rates(pairs: Pairs, temperature: float) -> np.ndarray | None:
+    """[N], how often a pair of each set comes in an epoch of N; None where all come once."""
+    numbers = np.array([set_of(pair) for pair in pairs])
+    sets, sizes = np.unique(numbers, return_counts=True)
+    if temperature == 1 or len(sets) == 1:
+        return None
+    shares = sizes ** (1 / temperature)
+    return (len(pairs) * shares / shares.sum() / sizes)[np.searchsorted(sets, numbers)]
 
 
 def check_data(run: Run, progress: Progress) -> Report:
@@ -174,13 +187,14 @@ def _cutting(tokenizer: Tokenizer, run: Run) -> Tokenizer:
 
 
 def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer, Tokenizer]:
-    sources = [source for line, _ in splits.train for source in split_sources(line, run.data.source_separator)]
+    data = run.data
+    tags = [each.source_tag for each in data.sets if each.source_tag is not None]
+    sources = [source for line, _ in splits.train for source in split_sources(line, data.source_separator)]
     targets = [target for _, target in splits.train]
-    if run.data.share_tokenizer:
-        shared = train_tokenizer(run.data.source_tokenizer, sources + targets)
+    if data.share_tokenizer:
+        shared = train_tokenizer(data.source_tokenizer, sources + targets, tags)
         return shared, shared
-    return (
-        train_tokenizer(run.data.source_tokenizer, sources), train_tokenizer(run.data.target_tokenizer, targets))
+    return train_tokenizer(data.source_tokenizer, sources, tags), train_tokenizer(data.target_tokenizer, targets)
 
 
 def _train_tokenizers(run: Run, splits: Splits, folder: Path) -> None:
@@ -208,13 +222,15 @@ def _flat(values: dict, prefix: str = "") -> dict:
 def _write_pairs(path: Path, pairs: Pairs) -> None:
     # mtime 0: the same pairs make the same file.
     with gzip.GzipFile(path, "wb", mtime=0) as file:
-        for source, target in pairs:
-            file.write((json.dumps([source, target], ensure_ascii=False) + "\n").encode())
+        for pair in pairs:
+            row = [*pair, pair.notes()] if isinstance(pair, AnnotatedPair) else pair
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 
 def _read_pairs(path: Path) -> Pairs:
     try:
-        return [tuple(json.loads(line)) for line in stream_lines(path)]
+        rows = map(json.loads, stream_lines(path))
+        return [AnnotatedPair(*row[:2], **row[2]) if len(row) > 2 else tuple(row) for row in rows]
     except ValueError as error:  # a DataError, or no JSON
         where = "" if isinstance(error, DataError) else f"{path}: "
         raise DataError(

@@ -8,13 +8,14 @@ import codecs
 import gzip
 import io
 import json
+import math
 import string
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.pairs import DataError, Pair
+from pipelines.pairs import AnnotatedPair, DataError, Pair
 
 Paths = str | list[str]
 PAIR_FILES = (".tsv", ".jsonl")
@@ -105,7 +106,8 @@ def read_pairs(paths: Paths, separator: str | None = None) -> list[Pair]:
     """Pairs of one .tsv or .jsonl file, or of source files and a target file with as many lines.
 
     .tsv: source<TAB>target, further columns are ignored. .jsonl: objects with "source", a string or a list of
-    strings, and "target". Several sources become one line, with the separator between them.
+    strings, "target", and perhaps "weight", of the pair in the loss. Several sources become one line, with the
+    separator between them.
 
     Args:
         paths: the file, or [source file, target file], or [source file, source file, ..., target file].
@@ -193,7 +195,12 @@ def _jsonl(name: str, lines: Iterable[str], separator: str | None) -> list[Pair]
             raise DataError(
                 f"{name}:{number}: a column is missing; needed is "
                 f'{{"source": "...", "target": "..."}}. Received: {_short(line)}.')
-        pairs.append((_whole(source), _whole(target)))
+        pair = (_whole(source), _whole(target))
+        weight = row.get("weight", 1)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise DataError(
+                f"{name}:{number}: a weight must be a number of at least 0. Received: {_short(line)}.")
+        pairs.append(pair if weight == 1 else AnnotatedPair(*pair, weight=float(weight)))
     return pairs
 
 

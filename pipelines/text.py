@@ -4,16 +4,17 @@
 """
 
 import hashlib
+import itertools
 import logging
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from pipelines.pairs import DataError, EncodedPairs, Pair, Progress, Splits
+from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, weight_of
 from pipelines.reading import find_split, read_lines, read_pairs, split_sources
 from pipelines.sources import obtain
-from tfseq2seq.config import Data
+from tfseq2seq.config import Data, DataSet, Origin
 from tfseq2seq.structures import EOS, PAD
 from tfseq2seq.tokenizers import Tokenizer
 
@@ -32,29 +33,52 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     """The pairs of a recipe's `[data]`; relative paths are seen from the current folder.
 
     Where there is no valid split, one is taken out of train: about 5 %, at most 2000 sources, chosen by a
-    hash of the source, so that equal sources stay on one side.
+    hash of the source, so that equal sources stay on one side. Of several sets that is done where none brings one.
 
     Args:
-        data: names exactly one of `corpus`, `folder` or `train`.
+        data: names exactly one of `corpus`, `folder`, `train` or `sets`.
         progress: told (done, total) while a corpus is fetched.
     Raises:
         DataError: none or several of them are named, or what they name is missing or broken.
     """
-    named = [key for key in ("corpus", "folder", "train") if getattr(data, key) is not None]
+    if not data.sets:
+        return _with_valid(*_load(data, "data", data.source_separator, progress))
+    named = [key for key in Origin.model_fields if getattr(data, key) is not None]
+    if named:
+        raise DataError(f"data.{named[0]} belongs into one of data.sets, where there are any. Received both.")
+    loaded = [
+        _load(each, f"data.sets[{number}]", data.source_separator, progress) for number, each in enumerate(data.sets)]
+    if not any(splits.valid for splits, _ in loaded):
+        loaded = [(_with_valid(splits, where), where) for splits, where in loaded]
+    tagged = [
+        [[_annotated(pair, each, number) for pair in pairs] for pairs in splits]
+        for number, (each, (splits, _)) in enumerate(zip(data.sets, loaded))]
+    return Splits(*(list(itertools.chain.from_iterable(parts)) for parts in zip(*tagged)))
+
+
+def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
+    source, target = pair
+    tag = "" if of_set.source_tag is None else f"{of_set.source_tag} "
+    return AnnotatedPair(tag + source, target, weight_of(pair) * of_set.weight, number)
+
+
+def _load(origin: Origin, key: str, separator: str | None, progress: Progress | None) -> tuple[Splits, str]:
+    """The splits of one origin as they are, and where they are from."""
+    named = [name for name in ("corpus", "folder", "train") if getattr(origin, name) is not None]
     if len(named) != 1:
         raise DataError(
-            "[data] needs exactly one of corpus (a data set known by name), folder (with train, valid and "
+            f"{key} needs exactly one of corpus (a data set known by name), folder (with train, valid and "
             f"test files) or train. Received: {', '.join(named) or 'none of them'}.")
     stray = [
-        key for key, owner in (("pair", "corpus"), ("valid", "train"), ("test", "train"))
-        if getattr(data, key) is not None and owner not in named]
+        name for name, owner in (("pair", "corpus"), ("valid", "train"), ("test", "train"))
+        if getattr(origin, name) is not None and owner not in named]
     if stray:
-        raise DataError(f"data.{stray[0]} has no meaning beside data.{named[0]}; leave it out.")
-    if data.corpus is not None:
-        return _with_valid(obtain(data.corpus, data.pair, progress), data.corpus)
-    if data.folder is not None:
-        return _load_folder(Path(data.folder).expanduser(), data.source_separator)
-    return _load_files(data.train, data.valid, data.test, data.source_separator, "data.train")
+        raise DataError(f"{key}.{stray[0]} has no meaning beside {key}.{named[0]}; leave it out.")
+    if origin.corpus is not None:
+        return obtain(origin.corpus, origin.pair, progress), origin.corpus
+    if origin.folder is not None:
+        return _load_folder(Path(origin.folder).expanduser(), separator), origin.folder
+    return _load_files(origin.train, origin.valid, origin.test, separator), f"{key}.train"
 
 
 class SeveralSources(Tokenizer):
@@ -147,12 +171,12 @@ def _load_folder(folder: Path, separator: str | None) -> Splits:
     train, valid, test = (find_split(folder, name) for name in Splits._fields)
     if train is None:
         raise DataError(f"{folder}: holds no train.tsv or train.jsonl (or .gz of it).")
-    return _load_files(train, valid, test, separator, str(folder))
+    return _load_files(train, valid, test, separator)
 
 
-def _load_files(train, valid, test, separator: str | None, where: str) -> Splits:
+def _load_files(train, valid, test, separator: str | None) -> Splits:
     read = [[] if paths is None else read_pairs(_expanded(paths), separator) for paths in (train, valid, test)]
-    return _with_valid(Splits(*read), where)
+    return Splits(*read)
 
 
 def _expanded(paths: str | list[str]) -> str | list[str]:

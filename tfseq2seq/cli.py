@@ -405,7 +405,7 @@ def _load(recipe: Path, data: Path | None, overrides: list[str] | None) -> Any:
     values = _values(overrides)
     if data is not None:
         values |= {f"data.{key}": None for key in ("corpus", "pair", "train", "valid", "test")}
-        values["data.folder"] = str(data)
+        values |= {"data.folder": str(data), "data.sets": []}
     run = load_recipe(recipe, values)
     from pipelines.tasks import find_task
 

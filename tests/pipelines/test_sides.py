@@ -104,6 +104,19 @@ def test_the_likeliest_draw_is_how_the_graph_cuts_a_text(tokenizer):
     assert sampler.draw(range(len(texts)), 1) == tokenizer.encode(tf.constant(texts)).to_list()
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_symbols_stay_whole(kind):
+    lines = [f"<2de> {line}" for line in LINES]
+    tokenizer = train_tokenizer(Tokenizer(kind=kind, vocabulary_size=300, case="lower"), lines, ["<2DE>", "<bt>"])
+    texts = ["<2de> low newer", "<bt><2de>wide <2de>", "a<bt>"]
+    sampler = SubwordSampler(texts, tokenizer, {"unigram": 1e6, "bpe": 1e-12}[kind])
+    assert sampler.draw(range(3), 1) == tokenizer.encode(tf.constant(texts)).to_list()
+    german, back = map(tokenizer.vocabulary().index, ("<2de>", "<bt>"))
+    for alpha in (0.1, 0.9):
+        drawn = SubwordSampler(texts, tokenizer, alpha).draw(range(3), 1)
+        assert [[ids.count(german), ids.count(back)] for ids in drawn] == [[1, 0], [2, 1], [0, 1]]
+
+
 def test_another_process_draws_the_same(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     script = (

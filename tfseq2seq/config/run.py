@@ -18,8 +18,8 @@ class Tokenizer(Table):
     case: Literal["keep", "lower", "upper"] = "keep"  # applied in the graph, before encoding
 
 
-class Data(Table):
-    """Where the pairs come from, and what is done to them before training.
+class Origin(Table):
+    """Where pairs come from.
 
     Name exactly one of `corpus` (a data set that `pipelines.sources` can obtain), `folder` (holding
     train, valid and test files) or `train` (with `valid`, and `test` if there is one).
@@ -31,6 +31,24 @@ class Data(Table):
     train: str | list[str] | None = None  # one .tsv/.jsonl file, or [source file, target file], or several sources
     valid: str | list[str] | None = None
     test: str | list[str] | None = None
+
+
+class DataSet(Origin):
+    """One of several sets of pairs, see `Data.sets`."""
+
+    # Put before each source, and one token to a tokenizer of subwords or words, as "<2de>" for the language asked for
+    # (Johnson et al., 2017) or "<bt>" for what was translated back (Caswell et al., 2019).
+    source_tag: Annotated[str, Field(pattern=r"^\S+$")] | None = None
+    weight: NonNegative = 1.0  # of each of its pairs in the loss
+
+
+class Data(Origin):
+    """Where the pairs come from, and what is done to them before training."""
+
+    sets: list[DataSet] = []  # several origins, in the place of one
+    # Of mixing the sets: one of n pairs has a share of each epoch in proportion to n^(1 / temperature). At 1 each pair
+    # comes once, above it small sets come more often (Arivazhagan et al., 2019).
+    temperature: Annotated[float, Field(gt=0)] = 1.0
     source_tokenizer: Tokenizer = Tokenizer()
     target_tokenizer: Tokenizer = Tokenizer()
     share_tokenizer: bool = False  # one vocabulary for both sides, trained on both

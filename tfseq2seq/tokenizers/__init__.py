@@ -18,7 +18,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tfseq2seq.structures import SPECIAL_TOKENS
@@ -37,7 +37,7 @@ KINDS: dict[str, type[LearnedTokenizer]] = {
 }
 
 
-def train_tokenizer(config: TokenizerConfig, strings: Iterable[str]) -> Tokenizer:
+def train_tokenizer(config: TokenizerConfig, strings: Iterable[str], symbols: Sequence[str] = ()) -> Tokenizer:
     """Learns a vocabulary.
 
     The same strings in the same order give the same tokenizer.
@@ -46,6 +46,8 @@ def train_tokenizer(config: TokenizerConfig, strings: Iterable[str]) -> Tokenize
         config: its `kind`, `vocabulary_size` (an upper bound: fewer tokens are learned where the strings
             hold no more; ignored for bytes) and `case`.
         strings: the training text, read once, one sentence a string; not read for bytes.
+        symbols: strings that are one token of subwords wherever they stand, as "<2de>"; other kinds cut them as any
+            text.
     Raises:
         ValueError: the kind or the case is unknown, there is nothing to train on, or `vocabulary_size`
             is too small for the kind.
@@ -58,7 +60,10 @@ def train_tokenizer(config: TokenizerConfig, strings: Iterable[str]) -> Tokenize
         raise ValueError(
             "train_tokenizer needs an iterable of strings; for one string pass [string]. "
             f"Received: {strings[:40]!r}.")
-    return _kind(config.kind).train(config, strings)
+    kind = _kind(config.kind)
+    if symbols and issubclass(kind, SentencepieceTokenizer):
+        return kind.train(config, strings, symbols)
+    return kind.train(config, strings)
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:

@@ -10,7 +10,7 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 SPACE = "▁"  # as sentencepiece writes it
 BEST = 64  # segmentations of a word that are drawn from, as many as in Kudo, 2018, section 5.1
@@ -20,9 +20,13 @@ WORDS_KEPT = 2**15
 _WORD = re.compile(f"{SPACE}?[^{SPACE}]+|{SPACE}")
 
 
-def split_words(text: str) -> list[str]:
-    """The parts that no piece crosses: each begins with a space, but perhaps the first."""
-    return _WORD.findall(text)
+def split_words(text: str, symbols: Sequence[str] = ()) -> list[str]:
+    """The parts that no piece crosses: symbols, and words, of which most begin with a space."""
+    if not symbols:
+        return _WORD.findall(text)
+    # The longest first, as sentencepiece looks for them.
+    parts = re.split("(" + "|".join(map(re.escape, sorted(symbols, key=len, reverse=True))) + ")", text)
+    return [word for part in parts for word in ([part] if part in symbols else _WORD.findall(part))]
 
 
 class UnigramSampler:

@@ -72,13 +72,14 @@ class SentencepieceTokenizer(LearnedTokenizer):
         self._names = tuple(self._processor.id_to_piece(id_) for id_ in range(self._processor.vocab_size()))
 
     @classmethod
-    def train(cls, config: TokenizerConfig, strings: Iterable[str]) -> Self:
+    def train(cls, config: TokenizerConfig, strings: Iterable[str], symbols: Sequence[str] = ()) -> Self:
         sentences = [b" " + string for string in cleaned(config.case, strings) if string]
         if not sentences:
             raise nothing_to_train_on(config)
         if len(sentences) > TRAINING_STRINGS:
             sentences = random.Random(0).sample(sentences, TRAINING_STRINGS)
-        model = _train_sentencepiece(config.kind, config.vocabulary_size, sentences)
+        pieces = [_normalize(symbol.decode()) for symbol in cleaned(config.case, dict.fromkeys(symbols))]
+        model = _train_sentencepiece(config.kind, config.vocabulary_size, sentences, pieces)
         return cls(config.kind, config.case, model)
 
     @classmethod
@@ -109,11 +110,12 @@ class SentencepieceTokenizer(LearnedTokenizer):
             A function of texts (UTF-8, from `cleaned`) and a seed that gives the ids of each text, without BOS and EOS;
             for the same texts and seed the same.
         """
-        spelled = {
-            name: (id_, self._processor.get_score(id_)) for id_, name in enumerate(self._names)
+        first_byte = self._names.index("<0x00>")  # the symbols stand between the special tokens and the bytes
+        symbols = self._names[len(SPECIAL_TOKENS) : first_byte]
+        ids = {
+            name: [id_] for id_, name in enumerate(self._names)
             if id_ >= len(SPECIAL_TOKENS) and not self._processor.is_byte(id_)}
-        ids = {name: [id_] for name, (id_, _) in spelled.items()}
-        scores = {name: score for name, (_, score) in spelled.items()}
+        scores = {name: self._processor.get_score(id_) for name, (id_,) in ids.items() if name not in symbols}
         draw = (UnigramSampler if self.kind == "unigram" else BpeSampler)(scores, alpha).draw
 
         def ids_of(piece: str) -> list[int]:
@@ -127,7 +129,8 @@ class SentencepieceTokenizer(LearnedTokenizer):
             for text in texts:
                 spaced = _normalize(" " + text.decode()) if text else ""
                 drawn.append([
-                    id_ for word in split_words(spaced) for piece in draw(word, source) for id_ in ids_of(piece)])
+                    id_ for word in split_words(spaced, symbols)
+                    for piece in ([word] if word in symbols else draw(word, source)) for id_ in ids_of(piece)])
             return drawn
 
         return sample
@@ -141,14 +144,14 @@ def _normalize(text: str) -> str:
     return text.replace("\ufdd0", "\ufdd00").replace(SPACE, "\ufdd01").replace(" ", SPACE)
 
 
-def _train_sentencepiece(kind: str, vocabulary_size: int, sentences: list[bytes]) -> bytes:
+def _train_sentencepiece(kind: str, vocabulary_size: int, sentences: list[bytes], symbols: Sequence[str]) -> bytes:
     try:
-        return _run_trainer(kind, vocabulary_size, sentences)
+        return _run_trainer(kind, vocabulary_size, sentences, symbols)
     except RuntimeError as error:
         largest = re.search(r"Vocabulary size too high .* <= (\d+)", str(error))
         smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
         if largest:  # bpe alone: the strings hold no more merges than this
-            return _run_trainer(kind, int(largest[1]), sentences)
+            return _run_trainer(kind, int(largest[1]), sentences, symbols)
         if smallest:
             raise ValueError(
                 f"A {kind} tokenizer needs a vocabulary_size of at least {smallest[1]} for these strings: "
@@ -157,7 +160,7 @@ def _train_sentencepiece(kind: str, vocabulary_size: int, sentences: list[bytes]
         raise ValueError(f"sentencepiece cannot learn {kind} from these strings: {error}") from error
 
 
-def _run_trainer(kind: str, vocabulary_size: int, sentences: list[bytes]) -> bytes:
+def _run_trainer(kind: str, vocabulary_size: int, sentences: list[bytes], symbols: Sequence[str]) -> bytes:
     model = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         normalization = _write_rules(folder, "normalization.tsv", NORMALIZATION)
@@ -173,6 +176,7 @@ def _run_trainer(kind: str, vocabulary_size: int, sentences: list[bytes]) -> byt
             pad_piece=SPECIAL_TOKENS[PAD], unk_piece=SPECIAL_TOKENS[UNK],
             bos_piece=SPECIAL_TOKENS[BOS], eos_piece=SPECIAL_TOKENS[EOS],
             unk_surface=UNKNOWN_TEXT,
+            user_defined_symbols=list(symbols),
             normalization_rule_tsv=normalization,
             denormalization_rule_tsv=denormalization,
             required_chars="▁",  # else a text with few spaces spells them in bytes, which decode to U+2581
