@@ -1,6 +1,7 @@
 """The model: embeddings around an encoder and a decoder, trained by `compile` and `fit`."""
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -77,6 +78,7 @@ class Seq2Seq(keras.Model):
         self.teacher_forcing = TeacherForcing()  # which share of training's steps reads the true token
         self.noise = {}  # by "source" and "target", a `TokenNoise` of what is read there in training
         self.r_drop = 0.0  # weight of the divergence of two passes in training, see `symmetric_divergence`
+        self.distillation: Any = None  # a `Distillation`, whose teacher training learns from beside the references
         self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
         self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
         self.coins = keras.random.SeedGenerator(name="coins")
@@ -198,6 +200,12 @@ class Seq2Seq(keras.Model):
     def _decode(self, target, state, memory, training):
         return self.decoder(self.embed_target(target), state, memory, mask=target != PAD, training=training)
 
+    def call_on_real_steps(self, inputs, steps, training=False):
+        """As `call`, but logits [R, V] float32 of the real steps alone; `steps` is the target's `RealSteps`."""
+        memory, state = self.start(self.encode(inputs["source"], training))
+        output, _ = self._decode(inputs["target"], state, memory, training)
+        return self._logits(steps.pack(output))
+
     def _real_logits(self, inputs, labels, weights, training):
         """Logits [1, R, V] of the R real target steps, with their labels and weights [1, R]."""
         self.remove_padding = remove = not self.jit_compile  # XLA needs shapes that are known beforehand
@@ -208,9 +216,7 @@ class Seq2Seq(keras.Model):
             coins = tf.transpose(tf.random.stateless_uniform(tf.shape(labels), seed) < share)
             logits = steps.pack(self.call_with_sampling(inputs, coins, training))
         else:
-            memory, state = self.start(self.encode(inputs["source"], training))
-            output, _ = self._decode(inputs["target"], state, memory, training)
-            logits = self._logits(steps.pack(output))
+            logits = self.call_on_real_steps(inputs, steps, training)
         # Not [None], whose gradient would copy the logits once more.
         return tuple(tf.expand_dims(part, 0) for part in (logits, steps.pack(labels), steps.pack(weights)))
 
@@ -251,6 +257,9 @@ class Seq2Seq(keras.Model):
     def gradients(self, inputs, labels, weights):
         """This replica's part of the gradient, scaled as the optimizer wants it: a tensor a trainable variable."""
         self.num_traces += 1
+        taught = None  # what the teacher says of the true tokens, without noise
+        if self.distillation is not None:
+            taught = self.distillation.teacher_logits(inputs, labels, remove_padding=not self.jit_compile)
         for side, noise in self.noise.items():
             inputs = {**inputs, side: noise(inputs[side], tf.cast(self.coins.next(), tf.int32))}
         copies = 2 if self.r_drop else 1  # each with a dropout of its own
@@ -260,6 +269,8 @@ class Seq2Seq(keras.Model):
         with tf.GradientTape() as tape:
             logits, labels, weights = self._real_logits(inputs, labels, weights, training=True)
             loss = self._token_loss(labels, logits, weights, copies)
+            if taught is not None:
+                loss = self.distillation.mix(loss, logits[0], taught, weights[0], copies)
             if copies > 1:
                 loss += 0.5 * self.r_drop * symmetric_divergence(logits[0], copies * weights[0])
             scaled = self.optimizer.scale_loss(loss)

@@ -14,6 +14,7 @@ from pipelines.text import encode_pairs
 from tfseq2seq import callbacks, checkpoints
 from tfseq2seq.averaging import MovingAverage
 from tfseq2seq.config import Run
+from tfseq2seq.distillation import load_distillation
 from tfseq2seq.distribution import Hosts, distribute, make_strategy
 from tfseq2seq.evaluation import group_references
 from tfseq2seq.generation import Generator
@@ -73,6 +74,9 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     with strategy.scope():
         rate = make_schedule(settings, run.model.decoder.units)
         model = _compiled_model(run, prepared, rate)
+        if settings.teacher is not None:  # after the model, whose first weights are then as without
+            model.distillation, step = load_distillation(run, prepared)
+            show.print(f"teacher: step {step} of {settings.teacher}", highlight=False)
     progress = _restore(folder / "checkpoints", model, hosts)
     rate.scale.assign(progress.rate_scale)
     if not progress.step and settings.start_from is not None:

@@ -64,6 +64,11 @@ class Train(Table):
     teacher_forcing_schedule: Literal["constant", "linear", "exponential", "inverse_sigmoid"] = "constant"
     teacher_forcing_k: Annotated[float, Field(gt=0)] | None = None
     r_drop: NonNegative = 0.0  # alpha of R-Drop, as 5: two passes a step must say the same (Wu et al., 2021)
+    teacher: str | None = None  # a run folder with the same vocabularies, whose best weights say what is likely
+    # Of word-level distillation (Kim & Rush, 2016): the teacher's share of the loss, the rest is the reference's; and
+    # what both logits are divided by there (Hinton et al., 2015).
+    teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
     source_word_dropout: Rate = 0.0  # share of the source tokens that training replaces by the unknown one
     target_word_dropout: Rate = 0.0  # the same of the tokens that the decoder reads
     source_token_noise: Rate = 0.0  # share of the source tokens that it replaces by random ones
@@ -95,6 +100,10 @@ class Train(Table):
                 "teacher_forcing_k is at most 1 for teacher_forcing_schedule = \"linear\" and \"exponential\", at "
                 "least 1 for \"inverse_sigmoid\", and not for \"constant\". Received: "
                 f"teacher_forcing_k={k}, schedule = \"{kind}\"")
+        if self.teacher is None and (self.teacher_weight, self.teacher_temperature) != (0.5, 1.0):
+            raise ValueError(
+                "teacher_weight and teacher_temperature need a teacher: set it to a run folder. Received: "
+                f"teacher_weight={self.teacher_weight}, teacher_temperature={self.teacher_temperature}")
         for side in ("source", "target"):
             dropout, noise = (getattr(self, f"{side}_{name}") for name in ("word_dropout", "token_noise"))
             if dropout + noise > 1:
