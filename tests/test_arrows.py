@@ -123,6 +123,7 @@ ARROWS = {
     "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
+    "tfseq2seq.sequence_distillation": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.demo": ["tfseq2seq.*", "pipelines.*", "serving.*"],
     "tfseq2seq.cli": ["tfseq2seq.*", "pipelines.*", "serving.*"],
 }
