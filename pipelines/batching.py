@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from pipelines.alignments import Alignments
 from pipelines.pairs import DataError, EncodedPairs
 from tfseq2seq.structures import BOS, EOS, PAD
 
@@ -29,6 +30,7 @@ class Batches:
         seed: of the order, not negative.
         max_source_length: tokens, end token included; pairs beyond are left out.
         max_target_length: tokens, end token included; pairs beyond are left out.
+        alignments: of the pairs, for batches that hold what attention should be.
     Attributes:
         shapes: the padded (S, T), smallest first.
         rows: for each shape the rows of a global batch.
@@ -43,12 +45,13 @@ class Batches:
     def __init__(
         self, encoded: EncodedPairs, *, batch_tokens: int, num_lengths: int = 4, replicas: int = 1,
         seed: int = 1, max_source_length: int = 128, max_target_length: int = 128,
+        alignments: Alignments | None = None,
     ):
         if min(batch_tokens, num_lengths, replicas) < 1:
             raise ValueError(
                 "Batches needs batch_tokens, num_lengths and replicas of at least 1. Received: "
                 f"batch_tokens={batch_tokens}, num_lengths={num_lengths}, replicas={replicas}.")
-        self.seed, self.replicas = seed, replicas
+        self.seed, self.replicas, self._alignments = seed, replicas, alignments
         self._source = _Side(encoded.source_ids, encoded.source_offsets)
         self._target = _Side(encoded.target_ids, encoded.target_offsets)
         source, target = self._source.lengths + 1, self._target.lengths + 1  # with EOS
@@ -97,14 +100,20 @@ class Batches:
         return [batches[i] for i in random.permutation(len(batches))] if shuffle else batches
 
     def batch(self, index: int, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """One planned batch as ({"source" [R, S], "target" [R, T]}, labels [R, T], weights [R, T])."""
+        """One planned batch as ({"source" [R, S], "target" [R, T]}, labels [R, T], weights [R, T]).
+
+        With alignments there is "alignment" [R, T, S] float32 beside source and target, see `Alignments`.
+        """
         source_length, target_length = self.shapes[index]
         source, _ = self._source.gather(rows, source_length)  # [R, S]
         labels, real = self._target.gather(rows, target_length)  # [R, T]
         target = np.full_like(labels, PAD)
         target[:, 1:] = np.where(real[:, 1:], labels[:, :-1], PAD)  # all but the EOS, one step later
         target[rows != EMPTY, 0] = BOS
-        return {"source": source, "target": target}, labels, real.astype(np.float32) / np.float32(real.sum())
+        inputs = {"source": source, "target": target}
+        if self._alignments is not None:
+            inputs["alignment"] = self._alignments.distributions(rows, source_length, target_length)
+        return inputs, labels, real.astype(np.float32) / np.float32(real.sum())
 
     def dataset(
         self, start_step: int = 0, replicas: Sequence[int] | None = None, shuffle: bool = True, repeat: bool = True,
@@ -121,7 +130,8 @@ class Batches:
             tf.data.Dataset of ({"source": [R, S] int32, "target": [R, T] int32}, labels [R, T] int32,
             weights [R, T] float32). Source rows end in EOS; target is BOS and the target ids, labels the
             target ids and EOS; a weight is 1 / (real labels of the GLOBAL batch), 0 on padding, so that the plain
-            sum of loss * weight over all replicas is the mean per token.
+            sum of loss * weight over all replicas is the mean per token. With alignments there is "alignment" beside
+            source and target, see `batch`.
         """
         first_epoch, skipped = divmod(start_step, self.steps_per_epoch)
 
@@ -137,7 +147,10 @@ class Batches:
                 epoch, skip = epoch + 1, 0
 
         ids = tf.TensorSpec([None, None], tf.int32)
-        signature = ({"source": ids, "target": ids}, ids, tf.TensorSpec([None, None], tf.float32))
+        inputs = {"source": ids, "target": ids}
+        if self._alignments is not None:
+            inputs["alignment"] = tf.TensorSpec([None, None, None], tf.float32)
+        signature = (inputs, ids, tf.TensorSpec([None, None], tf.float32))
         parts = 1 if replicas is None else len(replicas)
         cardinality = tf.data.INFINITE_CARDINALITY if repeat else (self.steps_per_epoch - skipped) * parts
         options = tf.data.Options()  # one process makes every batch; a strategy only splits it

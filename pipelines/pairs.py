@@ -9,6 +9,21 @@ Pair = tuple[str, str]  # source, target
 Progress = Callable[[float, float | None], None]  # done, total; None where the total is not known
 
 
+class AlignedPair(tuple[str, str]):
+    """A pair that knows which of its words belong together; in all else it is the tuple (source, target).
+
+    Attributes:
+        alignment: links in Pharaoh's format, "0-0 1-2", see `pipelines.alignments.align`.
+    """
+
+    alignment: str
+
+    def __new__(cls, source: str, target: str, alignment: str):
+        pair = super().__new__(cls, (source, target))
+        pair.alignment = alignment
+        return pair
+
+
 class DataError(ValueError):
     """Data are missing or broken; the text is one line that says where, and how to mend it."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.checking import Report, check, filter_pairs
-from pipelines.pairs import DataError, Pair, Splits
+from pipelines.pairs import AlignedPair, DataError, Pair, Splits
 from pipelines.reading import split_sources
 from pipelines.tasks import Task, find_task
 from pipelines.text import SeveralSources, load_splits
@@ -180,10 +180,12 @@ def _flat(values: dict, prefix: str = "") -> dict:
 def _write_pairs(path: Path, pairs: Pairs) -> None:
     # mtime 0: the same pairs make the same file.
     with gzip.GzipFile(path, "wb", mtime=0) as file:
-        for source, target in pairs:
-            file.write((json.dumps([source, target], ensure_ascii=False) + "\n").encode())
+        for pair in pairs:
+            row = [*pair, pair.alignment] if isinstance(pair, AlignedPair) else list(pair)
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 
 def _read_pairs(path: Path) -> Pairs:
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [tuple(json.loads(line)) for line in file]
+        rows = map(json.loads, file)
+        return [AlignedPair(*row) if len(row) == 3 else tuple(row) for row in rows]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from pipelines.alignments import align
 from pipelines.pairs import DataError, EncodedPairs, Pair, Progress, Splits
 from pipelines.reading import find_split, read_lines, read_pairs
 from pipelines.sources import obtain
@@ -51,10 +52,14 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     if stray:
         raise DataError(f"data.{stray[0]} has no meaning beside data.{named[0]}; leave it out.")
     if data.corpus is not None:
-        return _with_valid(obtain(data.corpus, data.pair, progress), data.corpus)
-    if data.folder is not None:
-        return _load_folder(Path(data.folder).expanduser(), data.source_separator)
-    return _load_files(data.train, data.valid, data.test, data.source_separator, "data.train")
+        splits, where = obtain(data.corpus, data.pair, progress), data.corpus
+    elif data.folder is not None:
+        splits, where = _load_folder(Path(data.folder).expanduser(), data.source_separator), data.folder
+    else:
+        splits, where = _load_files(data.train, data.valid, data.test, data.source_separator), "data.train"
+    if data.alignments is not None:  # before pairs leave train, while line n is of pair n
+        splits = splits._replace(train=align(splits.train, str(Path(data.alignments).expanduser())))
+    return _with_valid(splits, where)
 
 
 class SeveralSources(Tokenizer):
@@ -143,12 +148,12 @@ def _load_folder(folder: Path, separator: str | None) -> Splits:
     train, valid, test = (find_split(folder, name) for name in Splits._fields)
     if train is None:
         raise DataError(f"{folder}: holds no train.tsv or train.jsonl (or .gz of it).")
-    return _load_files(train, valid, test, separator, str(folder))
+    return _load_files(train, valid, test, separator)
 
 
-def _load_files(train, valid, test, separator: str | None, where: str) -> Splits:
+def _load_files(train, valid, test, separator: str | None) -> Splits:
     read = [[] if paths is None else read_pairs(_expanded(paths), separator) for paths in (train, valid, test)]
-    return _with_valid(Splits(*read), where)
+    return Splits(*read)
 
 
 def _expanded(paths: str | list[str]) -> str | list[str]:

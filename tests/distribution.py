@@ -54,8 +54,11 @@ def make_batch():
     return source, target, labels
 
 
-def take_step(family, replicas, parts, weighted, clip_norm, change=None):
-    """The gradient that the optimizer's first step was given, and what `fit` logs; `change` is told the model."""
+def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=None):
+    """The gradient that the optimizer's first step was given, and what `fit` logs.
+
+    `change` is told the model; `more` are inputs beside source and target.
+    """
     keras.utils.set_random_seed(1)
     strategy = make_strategy(replicas)
     with strategy.scope():
@@ -66,7 +69,7 @@ def take_step(family, replicas, parts, weighted, clip_norm, change=None):
             change(model)
     source, target, labels = make_batch()
     real = (labels != PAD).astype(np.float32)
-    columns = ({"source": source, "target": target}, labels, *([real / real.sum()] if weighted else []))
+    columns = ({"source": source, "target": target, **(more or {})}, labels, *([real / real.sum()] if weighted else []))
 
     def dataset(replicas):
         if replicas is None:

@@ -97,6 +97,7 @@ ARROWS = {
         "tfseq2seq.starting",
         "tfseq2seq.distillation",
         "tfseq2seq.rate_control",
+        "pipelines.alignments",
         "pipelines.batching",
         "pipelines.prepare",
         "pipelines.text",

@@ -50,7 +50,7 @@ class Distillation:
             [R, V] float32; R is B * T where padding stays.
         """
         self.teacher.remove_padding = remove_padding
-        return self.teacher.call_on_real_steps(inputs, RealSteps(labels != PAD, remove_padding))
+        return self.teacher.call_on_real_steps(inputs, RealSteps(labels != PAD, remove_padding))[0]
 
     def mix(
         self, loss: tf.Tensor, logits: tf.Tensor, teacher_logits: tf.Tensor, weights: tf.Tensor, passes: int = 1,

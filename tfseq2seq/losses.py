@@ -85,6 +85,29 @@ def teacher_cross_entropy(logits, teacher_logits, temperature):
     return loss, gradient
 
 
+def alignment_cross_entropy(attention, alignment, weights):
+    """Cross-entropy between alignments and attention (guided alignment, Chen et al., 2016, arXiv:1607.01628).
+
+    -sum over target tokens t of weight[t] * sum over s of alignment[t, s] log attention[t, s]: tokens that are aligned
+    with nothing count nothing.
+
+    Args:
+        attention: [B, T, S] float32, the decoder's weights on the source.
+        alignment: [B, T, S] float32; each [b, t] sums to 1, or is 0.
+        weights: [B, T] float32, 1 / (real tokens of the global batch), 0 on padding.
+    Returns:
+        Scalar float32, nats.
+    Raises:
+        ValueError: the decoder has no attention.
+    """
+    if attention.shape[-1] == 0:
+        raise ValueError(
+            "Guided alignment needs a decoder with attention: \"attentional\" or \"transformer\". Received: attention "
+            f"of shape {tuple(attention.shape)}.")
+    # A softmax that is 0 in float32 stays in reach of the gradient.
+    return -tf.reduce_sum(weights[:, :, None] * alignment * tf.math.log(attention + 1e-30))
+
+
 @keras.saving.register_keras_serializable("tfseq2seq")
 class TokenCrossEntropy(keras.losses.Loss):
     """Label-smoothed cross-entropy, summed over real tokens.

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
+from pipelines.alignments import Alignments
 from pipelines.batching import Batches
 from pipelines.prepare import Prepared, load_prepared
 from pipelines.text import encode_pairs
@@ -69,7 +70,10 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     hosts = Hosts(strategy)
     show = show if hosts.is_chief else Console(quiet=True)
     keras.utils.set_random_seed(settings.seed)
-    batches = _batches(prepared, prepared.train, strategy.num_replicas_in_sync)
+    alignments = None
+    if settings.guided_alignment_weight:
+        alignments = Alignments(prepared.train, prepared.source_tokenizer, prepared.target_tokenizer)
+    batches = _batches(prepared, prepared.train, strategy.num_replicas_in_sync, alignments)
     valid = _batches(prepared, _spread(prepared.valid, settings.valid_lines), strategy.num_replicas_in_sync)
     with strategy.scope():
         rate = make_schedule(settings, run.model.decoder.units)
@@ -164,6 +168,7 @@ def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2S
     model.teacher_forcing = TeacherForcing(
         settings.teacher_forcing_schedule, settings.teacher_forcing_ratio, settings.teacher_forcing_k)
     model.accumulation_steps, model.r_drop = settings.accumulation_steps, settings.r_drop
+    model.guided_alignment_weight = settings.guided_alignment_weight
     for side, tokenizer in (("source", prepared.source_tokenizer), ("target", prepared.target_tokenizer)):
         word_dropout, token_noise = (getattr(settings, f"{side}_{name}") for name in ("word_dropout", "token_noise"))
         if word_dropout or token_noise:
@@ -235,13 +240,15 @@ def _restore(folder: Path, model: Seq2Seq, hosts: Hosts) -> callbacks.Progress:
     return progress
 
 
-def _batches(prepared: Prepared, pairs: list[tuple[str, str]], replicas: int) -> Batches:
+def _batches(
+    prepared: Prepared, pairs: list[tuple[str, str]], replicas: int, alignments: Alignments | None = None,
+) -> Batches:
     data = prepared.run.data
     encoded = encode_pairs(pairs, prepared.source_tokenizer, prepared.target_tokenizer)
     return Batches(
         encoded, batch_tokens=data.batch_tokens, num_lengths=data.num_lengths, replicas=replicas,
         seed=prepared.run.train.seed, max_source_length=data.max_source_length,
-        max_target_length=data.max_target_length)
+        max_target_length=data.max_target_length, alignments=alignments)
 
 
 def _spread(items: list, most: int) -> list:

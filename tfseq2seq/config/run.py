@@ -31,6 +31,7 @@ class Data(Table):
     train: str | list[str] | None = None  # one .tsv/.jsonl file, or [source file, target file], or several sources
     valid: str | list[str] | None = None
     test: str | list[str] | None = None
+    alignments: str | None = None  # a file with a line a train pair, "0-0 1-2": source word - target word, from 0
     source_tokenizer: Tokenizer = Tokenizer()
     target_tokenizer: Tokenizer = Tokenizer()
     share_tokenizer: bool = False  # one vocabulary for both sides, trained on both
@@ -69,6 +70,8 @@ class Train(Table):
     # what both logits are divided by there (Hinton et al., 2015).
     teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
+    # Of the cross-entropy between data.alignments and the attention (Chen et al., 2016), beside the loss.
+    guided_alignment_weight: NonNegative = 0.0
     source_word_dropout: Rate = 0.0  # share of the source tokens that training replaces by the unknown one
     target_word_dropout: Rate = 0.0  # the same of the tokens that the decoder reads
     source_token_noise: Rate = 0.0  # share of the source tokens that it replaces by random ones
@@ -235,6 +238,7 @@ class Run(Table):
                 "step by step, as XLA needs to know the number of steps beforehand: set it to false. Received: "
                 f"teacher_forcing_ratio={self.train.teacher_forcing_ratio}, decoder.kind = "
                 f"\"{self.model.decoder.kind}\"")
+        self._check_alignments()
         for name in ("coverage_penalty", "replace_unknown"):
             if getattr(self.decode, name) and self.model.decoder.kind == "recurrent":
                 raise ValueError(
@@ -266,3 +270,24 @@ class Run(Table):
                 "export.num_hypotheses must be at most decode.beam_size. Received: "
                 f"export.num_hypotheses={self.export.num_hypotheses}, decode.beam_size={self.decode.beam_size}")
         return self
+
+    def _check_alignments(self):
+        weight = self.train.guided_alignment_weight
+        if (self.data.alignments is None) == (weight > 0):
+            raise ValueError(
+                "data.alignments and train.guided_alignment_weight belong together: set both or none. Received: "
+                f"alignments={self.data.alignments!r}, guided_alignment_weight={weight}")
+        if not weight:
+            return
+        if self.model.decoder.kind == "recurrent":
+            raise ValueError(
+                "train.guided_alignment_weight needs a decoder with attention: \"attentional\" or \"transformer\". "
+                f"Received: guided_alignment_weight={weight}, decoder.kind = \"recurrent\"")
+        if self.train.teacher_forcing_ratio < 1:
+            raise ValueError(
+                "train.guided_alignment_weight needs the true tokens, whose alignment is known: set "
+                f"teacher_forcing_ratio = 1. Received: teacher_forcing_ratio={self.train.teacher_forcing_ratio}")
+        if self.data.source_separator is not None:
+            raise ValueError(
+                "data.alignments needs lines of one source: leave out data.source_separator. Received: "
+                f"source_separator={self.data.source_separator!r}")
