@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from pipelines.alignments import Alignments
 from pipelines.pairs import DataError, EncodedPairs
 from pipelines.sides import EMPTY, SampledSide, Side
 from tfseq2seq.structures import BOS, PAD
@@ -34,6 +35,7 @@ class Batches:
         weights: [N] float32, of each pair's tokens in the loss, at least 0; default 1.
         rates: [N] float, how often a pair comes in an epoch, above 0; default once. Of pairs with the same rate and
             shape as many come in each epoch, each of them the rate rounded down or up.
+        alignments: of the pairs, for batches that hold what attention should be.
     Attributes:
         shapes: the padded (S, T), smallest first.
         rows: for each shape the rows of a global batch.
@@ -49,13 +51,13 @@ class Batches:
         self, encoded: EncodedPairs, *, batch_tokens: int, num_lengths: int = 4, replicas: int = 1,
         seed: int = 1, max_source_length: int = 128, max_target_length: int = 128,
         sampled_source: SampledSide | None = None, sampled_target: SampledSide | None = None,
-        weights: np.ndarray | None = None, rates: np.ndarray | None = None,
+        weights: np.ndarray | None = None, rates: np.ndarray | None = None, alignments: Alignments | None = None,
     ):
         if min(batch_tokens, num_lengths, replicas) < 1:
             raise ValueError(
                 "Batches needs batch_tokens, num_lengths and replicas of at least 1. Received: "
                 f"batch_tokens={batch_tokens}, num_lengths={num_lengths}, replicas={replicas}.")
-        self.seed, self.replicas = seed, replicas
+        self.seed, self.replicas, self._alignments = seed, replicas, alignments
         self._source: Side | SampledSide = Side(encoded.source_ids, encoded.source_offsets)
         self._target: Side | SampledSide = Side(encoded.target_ids, encoded.target_offsets)
         source, target = self._source.lengths + 1, self._target.lengths + 1  # with EOS
@@ -77,11 +79,11 @@ class Batches:
         self._weights = None if weights is None else np.append(weights, 0.0).astype(np.float32)  # the last for EMPTY
         rates = np.ones([self.num_left_out + len(kept)]) if rates is None else rates
         # Of each shape the pairs of each rate, with how many of them an epoch takes.
-        self._members = []
+        self._members: list[list[tuple[np.ndarray, int]]] = []
         for i in range(len(chosen)):
             inside = kept[bucket == i]
-            groups = [(inside[rates[inside] == rate], float(rate)) for rate in np.unique(rates[inside])]
-            self._members.append([(group, max(1, round(len(group) * rate))) for group, rate in groups])
+            alike = [(inside[rates[inside] == rate], float(rate)) for rate in np.unique(rates[inside])]
+            self._members.append([(group, max(1, round(len(group) * rate))) for group, rate in alike])
         lengths = np.zeros([len(rates)])
         lengths[kept] = source + target
         real = sum(count * lengths[group].mean() for groups in self._members for group, count in groups)
@@ -124,7 +126,8 @@ class Batches:
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """One planned batch as ({"source" [R, S], "target" [R, T]}, labels [R, T], weights [R, T]).
 
-        Tokens that are drawn follow from the seed, the epoch and the batch's number in it alone.
+        With alignments there is "alignment" [R, T, S] float32 beside source and target, see `Alignments`. Tokens that
+        are drawn follow from the seed, the epoch and the batch's number in it alone.
         """
         source_length, target_length = self.shapes[index]
         seeds = np.random.SeedSequence([self.seed, epoch, number]).generate_state(2).tolist()
@@ -133,11 +136,14 @@ class Batches:
         target = np.full_like(labels, PAD)
         target[:, 1:] = np.where(real[:, 1:], labels[:, :-1], PAD)  # all but the EOS, one step later
         target[rows != EMPTY, 0] = BOS
+        inputs = {"source": source, "target": target}
+        if self._alignments is not None:
+            inputs["alignment"] = self._alignments.distributions(rows, source_length, target_length)
         weights = real.astype(np.float32)
         if self._weights is not None:
             weights *= self._weights[rows][:, None]
         total = np.float32(weights.sum())
-        return {"source": source, "target": target}, labels, weights / total if total else weights
+        return inputs, labels, weights / total if total else weights
 
     def dataset(
         self, start_step: int = 0, replicas: Sequence[int] | None = None, shuffle: bool = True, repeat: bool = True,
@@ -155,7 +161,8 @@ class Batches:
             weights [R, T] float32). Source rows end in EOS; target is BOS and the target ids, labels the
             target ids and EOS; a weight is 1 / (real labels of the GLOBAL batch), 0 on padding, so that the plain
             sum of loss * weight over all replicas is the mean per token. Where pairs have weights of their own it is
-            theirs / (sum of all of the global batch).
+            theirs / (sum of all of the global batch). With alignments there is "alignment" beside source and target,
+            see `batch`.
         """
         first_epoch, skipped = divmod(start_step, self.steps_per_epoch)
 
@@ -172,7 +179,10 @@ class Batches:
                 epoch, skip = epoch + 1, 0
 
         ids = tf.TensorSpec([None, None], tf.int32)
-        signature = ({"source": ids, "target": ids}, ids, tf.TensorSpec([None, None], tf.float32))
+        inputs = {"source": ids, "target": ids}
+        if self._alignments is not None:
+            inputs["alignment"] = tf.TensorSpec([None, None, None], tf.float32)
+        signature = (inputs, ids, tf.TensorSpec([None, None], tf.float32))
         parts = 1 if replicas is None else len(replicas)
         cardinality = tf.data.INFINITE_CARDINALITY if repeat else (self.steps_per_epoch - skipped) * parts
         options = tf.data.Options()  # one process makes every batch; a strategy only splits it

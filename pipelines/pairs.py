@@ -15,14 +15,19 @@ class AnnotatedPair(tuple[str, str]):
     Attributes:
         weight: of its tokens in the loss.
         number_of_set: which of `data.sets` it is from.
+        alignment: which of its words belong together, links in Pharaoh's format, "0-0 1-2", see
+            `pipelines.alignments.align`; None where that is not known.
     """
 
     weight: float
     number_of_set: int
+    alignment: str | None
 
-    def __new__(cls, source: str, target: str, weight: float = 1.0, number_of_set: int = 0):
+    def __new__(
+        cls, source: str, target: str, weight: float = 1.0, number_of_set: int = 0, alignment: str | None = None,
+    ):
         pair = super().__new__(cls, (source, target))
-        pair.weight, pair.number_of_set = weight, number_of_set
+        pair.weight, pair.number_of_set, pair.alignment = weight, number_of_set, alignment
         return pair
 
     def notes(self) -> dict[str, Any]:
@@ -38,6 +43,11 @@ def weight_of(pair: Pair) -> float:
 def set_of(pair: Pair) -> int:
     """Number of its set."""
     return pair.number_of_set if isinstance(pair, AnnotatedPair) else 0
+
+
+def alignment_of(pair: Pair) -> str | None:
+    """Its links, where they are known."""
+    return pair.alignment if isinstance(pair, AnnotatedPair) else None
 
 
 class DataError(ValueError):

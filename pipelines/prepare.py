@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.alignments import Alignments
 from pipelines.batching import Batches
 from pipelines.checking import Report, check, filter_pairs
 from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, set_of, weight_of
@@ -116,31 +117,34 @@ def load_prepared(folder: Path) -> Prepared:
     return Prepared(run, find_task(run.task), train, valid, test, _cutting(source, run), target, left_out)
 
 
-def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, sampled: bool = False) -> Batches:
+def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: bool = False) -> Batches:
     """Batches of some pairs of a run.
 
     Args:
         prepared: the run.
         pairs: as many of a split as are wanted.
         replicas: see `Batches`.
-        sampled: whether subwords are drawn anew for each batch, where the recipe says so.
+        for_training: whether subwords are drawn anew for each batch and alignments go along, where the recipe says so.
     Raises:
         DataError: no pair is within the recipe's lengths.
     """
     run, data = prepared.run, prepared.run.data
     weights = np.array([weight_of(pair) for pair in pairs], np.float32)
+    aligned = for_training and run.train.guided_alignment_weight > 0
     encoded = encode_pairs(pairs, prepared.source_tokenizer, prepared.target_tokenizer)
     sides = {}
     for name, lines in zip(("source", "target"), zip(*pairs)):
         alpha = getattr(run.train, f"{name}_subword_alpha")
-        if sampled and alpha:
+        if for_training and alpha:
             sampler = SubwordSampler(lines, getattr(prepared, f"{name}_tokenizer"), alpha)
             side = Side(getattr(encoded, f"{name}_ids"), getattr(encoded, f"{name}_offsets"))
             sides[f"sampled_{name}"] = SampledSide(side, sampler, run.train.seed)
     return Batches(
         encoded, batch_tokens=data.batch_tokens, num_lengths=data.num_lengths, replicas=replicas,
         seed=run.train.seed, max_source_length=data.max_source_length, max_target_length=data.max_target_length,
-        weights=None if (weights == 1).all() else weights, rates=_rates(pairs, data.temperature), **sides)
+        weights=None if (weights == 1).all() else weights, rates=_rates(pairs, data.temperature),
+        alignments=Alignments(pairs, prepared.source_tokenizer, prepared.target_tokenizer) if aligned else None,
+        **sides)
 
 
 def _rates(pairs: Pairs, temperature: float) -> np.ndarray | None:

@@ -96,7 +96,7 @@ class SampledSide:
         self._side, self._sampler = side, sampler
         rows = range(len(side.lengths))
         drawn = [[len(ids) for ids in sampler.draw(rows, seed + i)] for i in range(self.DRAWS)]
-        self._longest = np.max([side.lengths, *drawn], axis=0)
+        self._longest = np.max(np.array([side.lengths.tolist(), *drawn]), axis=0)
 
     def longest_below(self, limit: int) -> np.ndarray:
         """[N] int64, the tokens that each row has room for; with EOS at most `limit` where the best one fits there."""

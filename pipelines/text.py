@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from pipelines.alignments import align
 from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, weight_of
 from pipelines.reading import find_split, read_lines, read_pairs, split_sources
 from pipelines.sources import obtain
@@ -42,7 +43,10 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
         DataError: none or several of them are named, or what they name is missing or broken.
     """
     if not data.sets:
-        return _with_valid(*_load(data, "data", data.source_separator, progress))
+        splits, where = _load(data, "data", data.source_separator, progress)
+        if data.alignments is not None:  # before pairs leave train, while line n is of pair n
+            splits = splits._replace(train=align(splits.train, str(Path(data.alignments).expanduser())))
+        return _with_valid(splits, where)
     named = [key for key in Origin.model_fields if getattr(data, key) is not None]
     if named:
         raise DataError(f"data.{named[0]} belongs into one of data.sets, where there are any. Received both.")

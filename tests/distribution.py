@@ -54,17 +54,22 @@ def make_batch():
     return source, target, labels
 
 
-def take_step(family, replicas, parts, weighted, clip_norm):
-    """The gradient that the optimizer's first step was given, and what `fit` logs."""
+def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=None):
+    """The gradient that the optimizer's first step was given, and what `fit` logs.
+
+    `change` is told the model; `more` are inputs beside source and target.
+    """
     keras.utils.set_random_seed(1)
     strategy = make_strategy(replicas)
     with strategy.scope():
         model = build_model(Model(embedding_units=8, **FAMILIES[family]), 11, 10)
         model.accumulation_steps = parts
         model.compile(keras.optimizers.SGD(1.0, momentum=0.5, global_clipnorm=clip_norm), loss=TokenCrossEntropy(0.1))
+        if change is not None:
+            change(model)
     source, target, labels = make_batch()
     real = (labels != PAD).astype(np.float32)
-    columns = ({"source": source, "target": target}, labels, *([real / real.sum()] if weighted else []))
+    columns = ({"source": source, "target": target, **(more or {})}, labels, *([real / real.sum()] if weighted else []))
 
     def dataset(replicas):
         if replicas is None:

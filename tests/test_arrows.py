@@ -75,6 +75,16 @@ ARROWS = {
     "tfseq2seq.significance": ["tfseq2seq.evaluation"],
     "tfseq2seq.noise": ["tfseq2seq.structures"],
     "tfseq2seq.starting": ["tfseq2seq.model"],
+    # A teacher is another run, which it opens.
+    "tfseq2seq.distillation": [
+        "tfseq2seq.checkpoints",
+        "tfseq2seq.config.*",
+        "tfseq2seq.layers.*",
+        "tfseq2seq.losses",
+        "tfseq2seq.model",
+        "tfseq2seq.structures",
+        "pipelines.prepare",
+    ],
     "tfseq2seq.averaging": ["tfseq2seq.checkpoints"],
     "tfseq2seq.rate_control": ["tfseq2seq.callbacks", "tfseq2seq.distribution"],
     # It is handed prepared pairs: where they were obtained and how they were checked is not its business.
@@ -85,7 +95,9 @@ ARROWS = {
         "tfseq2seq.averaging",
         "tfseq2seq.noise",
         "tfseq2seq.starting",
+        "tfseq2seq.distillation",
         "tfseq2seq.rate_control",
+        "pipelines.alignments",
         "pipelines.batching",
         "pipelines.prepare",
     ],
@@ -111,6 +123,7 @@ ARROWS = {
     "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
+    "tfseq2seq.sequence_distillation": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.demo": ["tfseq2seq.*", "pipelines.*", "serving.*"],
     "tfseq2seq.cli": ["tfseq2seq.*", "pipelines.*", "serving.*"],
 }

@@ -26,6 +26,9 @@ beam_size = 8
 """
 
 
+ALIGNED: dict = {"data": {"alignments": "train.align"}, "train": {"guided_alignment_weight": 0.5}}
+
+
 def complaint(values):
     with pytest.raises(ConfigError) as error:
         parse_recipe(values, "recipe.toml")
@@ -183,6 +186,27 @@ def test_a_missing_name_is_asked_for():
             {"model": {"encoder": {"merge_states": True}, "decoder": {"kind": "transformer"}}},
             "'model': merge_states would learn nothing, as no decoder reads the last states: leave it out. "
             "Received: decoder.kind = \"transformer\", bridge = \"zero\".",
+        ),
+        (
+            {"data": {"alignments": "train.align"}},
+            "data.alignments and train.guided_alignment_weight belong together: set both or none. Received: "
+            "alignments='train.align', guided_alignment_weight=0.0.",
+        ),
+        (
+            {**ALIGNED, "model": {"decoder": {"kind": "recurrent"}}},
+            "train.guided_alignment_weight needs a decoder with attention: \"attentional\" or \"transformer\". "
+            "Received: guided_alignment_weight=0.5, decoder.kind = \"recurrent\".",
+        ),
+        (
+            {**ALIGNED, "train": {**ALIGNED["train"], "teacher_forcing_ratio": 0.5}},
+            "train.guided_alignment_weight needs the true tokens, whose alignment is known: set "
+            "teacher_forcing_ratio = 1. Received: teacher_forcing_ratio=0.5.",
+        ),
+        (
+            {"data": {**ALIGNED["data"], "source_separator": "|||"}, "train": ALIGNED["train"],
+             "model": {"encoder": {"kind": "parallel", "encoders": [{"units": 8}, {"units": 8}]}}},
+            "data.alignments needs lines of one source: leave out data.source_separator. Received: "
+            "source_separator='|||'.",
         ),
         (
             {"decode": {"coverage_penalty": 0.2}, "model": {"decoder": {"kind": "recurrent"}}},

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfseq2seq.config import Model
-from tfseq2seq.losses import TokenCrossEntropy, smoothed_cross_entropy, symmetric_divergence
+from tfseq2seq.losses import TokenCrossEntropy, smoothed_cross_entropy, symmetric_divergence, teacher_cross_entropy
 from tfseq2seq.model import build_model
 
 RANDOM = np.random.default_rng(0)
@@ -64,6 +64,38 @@ def test_the_divergence_of_two_passes_is_the_mean_of_both_directions():
     both = (one * np.log(one / two)).sum(-1) + (two * np.log(two / one)).sum(-1)
     found = symmetric_divergence(tf.constant(logits), tf.constant(np.tile(weights, 2)))
     np.testing.assert_allclose(found, (weights * both).sum() / 2, rtol=1e-5)
+
+
+TEACHER = RANDOM.normal(size=(3, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_teachers_loss_is_the_cross_entropy_with_its_distribution(temperature):
+    logits = LOGITS.astype(np.float64)  # two passes over three tokens
+    log = logits / temperature - np.log(np.exp(logits / temperature).sum(-1, keepdims=True))
+    wanted = np.exp(TEACHER / temperature) / np.exp(TEACHER / temperature).sum(-1, keepdims=True)
+    found = teacher_cross_entropy(tf.constant(LOGITS), tf.constant(TEACHER), tf.constant(temperature))
+    np.testing.assert_allclose(found, -(temperature**2) * (wanted * log).sum(-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_its_gradient_equals_automatic_differentiation(temperature):
+    logits, teacher = tf.constant(LOGITS), tf.constant(TEACHER)
+    upstream = tf.constant(RANDOM.normal(size=(2, 3)).astype(np.float32))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([logits, teacher])
+        ours = tf.reduce_sum(upstream * teacher_cross_entropy(logits, teacher, tf.constant(temperature)))
+        wanted = tf.nn.softmax(tf.stop_gradient(tf.stack([teacher] * 2)) / temperature)
+        losses = tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature)
+        plain = tf.reduce_sum(upstream * temperature**2 * losses)
+    np.testing.assert_allclose(tape.gradient(ours, logits), tape.gradient(plain, logits), atol=1e-6)
+    assert tape.gradient(ours, teacher) is None
+
+
+def test_logits_far_apart_leave_the_teachers_loss_finite():
+    logits = tf.constant([[[1e4, 0.0, -1e4]]])
+    loss = teacher_cross_entropy(logits, tf.constant([[0.0, 0.0, -1e4]]), tf.constant(1.0))
+    np.testing.assert_allclose(loss, [[5e3]], rtol=1e-6)  # half of the teacher's mass lies 1e4 nats away
 
 
 BATCH = (

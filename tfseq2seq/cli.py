@@ -44,6 +44,13 @@ SplitOption = Annotated[str, typer.Option("--split", help="valid or test.")]
 WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Batches decoded at once; default: the cores, or 1 on a GPU.")]
+ReplicasOption = Annotated[
+    int | None, typer.Option(min=1, help="Devices that decode a batch each; default: every GPU, or 1.")]
+WindowOption = Annotated[
+    int, typer.Option(min=1, help="Lines that are read, sorted by length and written together.")]
+BatchTokensOption = Annotated[
+    int | None, typer.Option(min=1, help="Padded source tokens in a batch; default: decode.batch_tokens.")]
+RestartOption = Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted run left.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Where run folders are made.")]
 FORMATS_HELP = (
     "text: the best hypothesis; tsv: line number, score and text of each, with tab, line end and backslash in the text "
@@ -227,14 +234,11 @@ def predict(
     scores: Annotated[bool, typer.Option("--scores", help="The same as --format tsv.")] = False,
     output_format: Annotated[str | None, typer.Option("--format", help=FORMATS_HELP, show_default=False)] = None,
     workers: WorkersOption = None,
-    replicas: Annotated[
-        int | None, typer.Option(min=1, help="Devices that decode a batch each; default: every GPU, or 1.")] = None,
-    window: Annotated[
-        int, typer.Option(min=1, help="Lines that are read, sorted by length and written together.")] = 10_000,
-    batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Padded source tokens in a batch; default: decode.batch_tokens.")] = None,
+    replicas: ReplicasOption = None,
+    window: WindowOption = 10_000,
+    batch_tokens: BatchTokensOption = None,
     set_: DecodeSetOption = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away what an interrupted run left.")] = False,
+    restart: RestartOption = False,
 ) -> None:
     """Answer the lines of a file of any size with a run's best checkpoint, in their order.
 
@@ -258,6 +262,37 @@ def predict(
         run, prepared, run_folder, None if source == Path("-") else source, output, num_hypotheses=n_best,
         output_format=output_format or ("tsv" if scores or n_best > 1 else "text"), window=window,
         batch_tokens=batch_tokens, workers=workers, replicas=replicas, restart=restart)
+
+
+@app.command()
+def distill(
+    run_folder: RunArgument,
+    output: Annotated[Path, typer.Argument(help="The data folder to make.", show_default=False)],
+    closest: Annotated[bool, typer.Option(
+        "--closest", help="Of decode.beam_size answers the one closest to the reference, by sentence BLEU.")] = False,
+    workers: WorkersOption = None,
+    replicas: ReplicasOption = None,
+    window: WindowOption = 10_000,
+    batch_tokens: BatchTokensOption = None,
+    set_: DecodeSetOption = None,
+    restart: RestartOption = False,
+) -> None:
+    """Make a data folder for a student: a run's train sources with its own answers, and its valid and test pairs.
+
+    The student trains on it by `tfseq2seq train RECIPE --data OUTPUT`. Interrupted, the same command goes on.
+    """
+    from tfseq2seq.prediction import count_gpus, share_cores
+
+    replicas = replicas or max(1, count_gpus())
+    workers = share_cores(workers or (1 if replicas > 1 else None))
+    from tfseq2seq.runs import open_run
+    from tfseq2seq.sequence_distillation import distill_run
+
+    run, prepared = open_run(run_folder, _values(set_))
+    count = distill_run(
+        run, prepared, run_folder, output, closest=closest, window=window, batch_tokens=batch_tokens, workers=workers,
+        replicas=replicas, restart=restart)
+    show.print(f"{output}: {count:,} train pairs; next: tfseq2seq train RECIPE --data {output}", highlight=False)
 
 
 @app.command()

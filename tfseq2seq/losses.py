@@ -56,6 +56,58 @@ def symmetric_divergence(logits, weights):
     return 0.5 * tf.reduce_sum(apart * tf.split(weights, 2)[0])
 
 
+@tf.custom_gradient
+def teacher_cross_entropy(logits, teacher_logits, temperature):
+    """Cross-entropy with a teacher's distribution, both of them softened.
+
+    loss = -tau^2 * sum over v of q[v] log p[v], p = softmax(logits / tau), q = softmax(teacher_logits / tau): with
+    tau = 1 a token's part of L_WORD-KD (Kim & Rush, 2016, arXiv:1606.07947, section 3.1); tau and its square, which
+    keeps the gradient as large, are those of Hinton et al., 2015, arXiv:1503.02531, section 2. The gradient
+    tau (p - q) is written out: autodiff would keep p, q and log p, where p - q does.
+
+    Args:
+        logits: [C, R, V] float32, C passes over the same R tokens.
+        teacher_logits: [R, V] float32; no gradient reaches them.
+        temperature: tau, scalar float above 0.
+    Returns:
+        [C, R] float32, nats.
+    """
+    softened = logits / temperature
+    probabilities, wanted = tf.nn.softmax(softened), tf.nn.softmax(teacher_logits / temperature)
+    # The largest probability is at least 1 / V, so that its logarithm is exact.
+    logsumexp = tf.reduce_max(softened, -1) - tf.math.log(tf.reduce_max(probabilities, -1))
+    loss = temperature**2 * (logsumexp - tf.reduce_sum(wanted * softened, -1))
+    apart = probabilities - wanted
+
+    def gradient(upstream):
+        return (temperature * upstream)[..., None] * apart, None, None
+
+    return loss, gradient
+
+
+def alignment_cross_entropy(attention, alignment, weights):
+    """Cross-entropy between alignments and attention (guided alignment, Chen et al., 2016, arXiv:1607.01628).
+
+    -sum over target tokens t of weight[t] * sum over s of alignment[t, s] log attention[t, s]: tokens that are aligned
+    with nothing count nothing.
+
+    Args:
+        attention: [B, T, S] float32, the decoder's weights on the source.
+        alignment: [B, T, S] float32; each [b, t] sums to 1, or is 0.
+        weights: [B, T] float32, 1 / (real tokens of the global batch), 0 on padding.
+    Returns:
+        Scalar float32, nats.
+    Raises:
+        ValueError: the decoder has no attention.
+    """
+    if attention.shape[-1] == 0:
+        raise ValueError(
+            "Guided alignment needs a decoder with attention: \"attentional\" or \"transformer\". Received: attention "
+            f"of shape {tuple(attention.shape)}.")
+    # A softmax that is 0 in float32 stays in reach of the gradient.
+    return -tf.reduce_sum(weights[:, :, None] * alignment * tf.math.log(attention + 1e-30))
+
+
 @keras.saving.register_keras_serializable("tfseq2seq")
 class TokenCrossEntropy(keras.losses.Loss):
     """Label-smoothed cross-entropy, summed over real tokens.

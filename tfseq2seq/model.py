@@ -1,6 +1,7 @@
 """The model: embeddings around an encoder and a decoder, trained by `compile` and `fit`."""
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,7 +17,7 @@ from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
-from tfseq2seq.losses import symmetric_divergence
+from tfseq2seq.losses import alignment_cross_entropy, symmetric_divergence
 from tfseq2seq.structures import PAD
 from tfseq2seq.teacher_forcing import TeacherForcing, decode_in_steps, decode_in_two_passes
 
@@ -77,6 +78,8 @@ class Seq2Seq(keras.Model):
         self.teacher_forcing = TeacherForcing()  # which share of training's steps reads the true token
         self.noise = {}  # by "source" and "target", a `TokenNoise` of what is read there in training
         self.r_drop = 0.0  # weight of the divergence of two passes in training, see `symmetric_divergence`
+        self.guided_alignment_weight = 0.0  # of the attention's loss, for batches with "alignment" [B, T, S]
+        self.distillation: Any = None  # a `Distillation`, whose teacher training learns from beside the references
         self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
         self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
         self.coins = keras.random.SeedGenerator(name="coins")
@@ -198,21 +201,29 @@ class Seq2Seq(keras.Model):
     def _decode(self, target, state, memory, training):
         return self.decoder(self.embed_target(target), state, memory, mask=target != PAD, training=training)
 
+    def call_on_real_steps(self, inputs, steps, training=False):
+        """As `call_with_attention`, but logits [R, V] of the real steps alone; `steps` is the target's `RealSteps`."""
+        memory, state = self.start(self.encode(inputs["source"], training))
+        output, attention = self._decode(inputs["target"], state, memory, training)
+        return self._logits(steps.pack(output)), attention
+
     def _real_logits(self, inputs, labels, weights, training):
-        """Logits [1, R, V] of the R real target steps, with their labels and weights [1, R]."""
+        """Logits [1, R, V] of the R real target steps, with their labels and weights [1, R], and attention [B, T, S].
+
+        There is no attention where the decoder reads what it found itself.
+        """
         self.remove_padding = remove = not self.jit_compile  # XLA needs shapes that are known beforehand
         steps = RealSteps(labels != PAD, remove)
         if training and not self.teacher_forcing.always:
             seed = tf.cast(self.coins.next(), tf.int32)
             share = self.teacher_forcing(self.optimizer.iterations)
             coins = tf.transpose(tf.random.stateless_uniform(tf.shape(labels), seed) < share)
-            logits = steps.pack(self.call_with_sampling(inputs, coins, training))
+            logits, attention = steps.pack(self.call_with_sampling(inputs, coins, training)), None
         else:
-            memory, state = self.start(self.encode(inputs["source"], training))
-            output, _ = self._decode(inputs["target"], state, memory, training)
-            logits = self._logits(steps.pack(output))
+            logits, attention = self.call_on_real_steps(inputs, steps, training)
         # Not [None], whose gradient would copy the logits once more.
-        return tuple(tf.expand_dims(part, 0) for part in (logits, steps.pack(labels), steps.pack(weights)))
+        rows = tuple(tf.expand_dims(part, 0) for part in (logits, steps.pack(labels), steps.pack(weights)))
+        return *rows, attention
 
     def _logits(self, output):
         logits = self.target_embedding.logits(output) if self.output_layer is None else self.output_layer(output)
@@ -251,6 +262,13 @@ class Seq2Seq(keras.Model):
     def gradients(self, inputs, labels, weights):
         """This replica's part of the gradient, scaled as the optimizer wants it: a tensor a trainable variable."""
         self.num_traces += 1
+        if self.guided_alignment_weight and "alignment" not in inputs:
+            raise ValueError(
+                "Guided alignment needs inputs[\"alignment\"], [B, T, S] float32, for each label its distribution over "
+                f"the source, or 0. Received: inputs {', '.join(inputs)}.")
+        taught = None  # what the teacher says of the true tokens, without noise
+        if self.distillation is not None:
+            taught = self.distillation.teacher_logits(inputs, labels, remove_padding=not self.jit_compile)
         for side, noise in self.noise.items():
             inputs = {**inputs, side: noise(inputs[side], tf.cast(self.coins.next(), tf.int32))}
         copies = 2 if self.r_drop else 1  # each with a dropout of its own
@@ -258,10 +276,15 @@ class Seq2Seq(keras.Model):
             inputs, labels, weights = tf.nest.map_structure(
                 lambda each: tf.concat([each] * copies, 0), (inputs, labels, weights / copies))
         with tf.GradientTape() as tape:
-            logits, labels, weights = self._real_logits(inputs, labels, weights, training=True)
-            loss = self._token_loss(labels, logits, weights, copies)
+            logits, real_labels, real_weights, attention = self._real_logits(inputs, labels, weights, training=True)
+            loss = self._token_loss(real_labels, logits, real_weights, copies)
+            if taught is not None:
+                loss = self.distillation.mix(loss, logits[0], taught, real_weights[0], copies)
             if copies > 1:
-                loss += 0.5 * self.r_drop * symmetric_divergence(logits[0], copies * weights[0])
+                loss += 0.5 * self.r_drop * symmetric_divergence(logits[0], copies * real_weights[0])
+            if self.guided_alignment_weight:
+                apart = alignment_cross_entropy(attention, inputs["alignment"], weights)
+                loss += self.guided_alignment_weight * apart
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled, self.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -278,7 +301,7 @@ class Seq2Seq(keras.Model):
 
     def test_step(self, data):
         inputs, labels, weights = self.unpack(data)
-        logits, labels, weights = self._real_logits(inputs, labels, weights, training=False)
+        logits, labels, weights, _ = self._real_logits(inputs, labels, weights, training=False)
         self._token_loss(labels, logits, weights)
         return self.get_metrics_result()
 

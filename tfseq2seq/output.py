@@ -123,6 +123,11 @@ class FileOutput:
             self._file.close()
             raise
 
+    @property
+    def resumable(self) -> bool:
+        """Whether a later call can go on with what is written by now."""
+        return self._fingerprint is not None
+
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,6 +10,7 @@ import collections.abc
 import concurrent.futures
 import contextlib
 import datetime
+import functools
 import itertools
 import os
 import time
@@ -21,13 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tfseq2seq.generation import Answer, Generator, to_answers
-from tfseq2seq.output import Output, Window, render
+from tfseq2seq.output import FileOutput, Output, Window, render
 
 WINDOW = 10_000  # lines
 MOST_CHARACTERS = 1 << 24  # of a window, however few lines that is
 TELL_EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 
 Decode = Callable[[list[list[str]]], list[list[list[Answer]]]]  # the lines of some batches to their answers
+Render = Callable[[int, Window], str]  # the number of a window's first line, from 1, and the window, as it is written
 _TEXT = tf.TensorSpec([None], tf.string)
 
 
@@ -59,7 +61,7 @@ class Replicas:
 
 
 def predict(
-    generator: Any, lines: Iterable[str], output: Output, output_format: str,
+    generator: Any, lines: Iterable[str], output: Output, output_format: str | Render,
     on_lines: Callable[[int], None] = lambda done: None, **settings: Any,
 ) -> None:
     """Answers lines and hands them on to `output`, in order; those that it holds already are passed over.
@@ -68,17 +70,46 @@ def predict(
         generator: `Generator`.
         lines: all lines of the source.
         output: where to.
-        output_format: one of `tfseq2seq.output.FORMATS`.
+        output_format: one of `tfseq2seq.output.FORMATS`, or a function that writes a window.
         on_lines: told after each batch how many lines of the source have an answer, those passed over included.
         **settings: of `answer_windows`.
     """
     start = output.num_lines
     left = itertools.islice(lines, start, None)
     windows = answer_windows(generator, left, on_lines=lambda done: on_lines(start + done), **settings)
+    write = functools.partial(render, output_format) if isinstance(output_format, str) else output_format
     with contextlib.closing(windows):  # a disk that is full must not leave workers at work
         for part in windows:
-            output.append(render(output_format, output.num_lines + 1, part), len(part.lines), part.num_cut)
+            output.append(write(output.num_lines + 1, part), len(part.lines), part.num_cut)
     output.finish()
+
+
+def predict_and_tell(
+    generator: Generator, lines: Iterable[str], output: Output, output_format: str | Render, console: Console,
+    total: int | None, **settings: Any,
+) -> None:
+    """As `predict`; shows the pace, and says what is kept of an interrupted call.
+
+    Args:
+        generator, lines, output, output_format, **settings: of `predict`.
+        console: where to.
+        total: lines of the source; None where nobody knows.
+    """
+    file = output if isinstance(output, FileOutput) else None
+    if file is not None and file.num_lines:
+        console.print(f"{file.path}: going on after line {file.num_lines:,}", highlight=False)
+    try:
+        with show_pace(console, total) as on_lines:
+            predict(generator, lines, output, output_format, on_lines, **settings)
+    except BaseException:
+        if file is not None and file.resumable and file.num_lines:
+            console.print(
+                f"{file.path}: {file.num_lines:,} lines are kept; the same command goes on after them", highlight=False)
+        raise
+    if output.num_cut:
+        console.print(
+            f"{output.num_cut:,} lines were longer than export.max_source_length = {generator.max_source_length} "
+            "tokens and were cut there", highlight=False)
 
 
 def answer_windows(

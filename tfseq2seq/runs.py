@@ -24,7 +24,7 @@ from tfseq2seq.files import write_atomically
 from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.optimization import check_optimizer
 from tfseq2seq.output import FORMATS, FileOutput, StreamOutput
-from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict, show_pace
+from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict_and_tell
 from tfseq2seq.significance import Comparison, compare
 from tfseq2seq.training import AVERAGED, load_generator, train
 
@@ -155,7 +155,7 @@ def evaluate_run(
     task = prepared.task
     sources, references = _held_out(prepared, folder, split)
     sources, references = sources[:limit], references[:limit]
-    generator = _best(run, prepared, folder)
+    generator = best_generator(run, prepared, folder)
     hypotheses = _decode(generator, sources, workers, report)
     report("scoring", 0, None)
     baseline = task.baseline(prepared.train, sources)
@@ -198,7 +198,7 @@ def compare_runs(
                 f"compare needs runs of one task with the same {split} pairs. Received: {folders[0]} and {folder}, "
                 f"whose {what} differ.")
     systems = {
-        str(folder): _decode(_best(run, prepared, folder), sources, workers, report)
+        str(folder): _decode(best_generator(run, prepared, folder), sources, workers, report)
         for folder, (run, prepared) in zip(folders, opened, strict=True)}
     report("comparing", 0, None)
     return compare(task.metrics, systems, references, samples)
@@ -225,7 +225,7 @@ def predict_lines(
     run: Run, prepared: Prepared, folder: Path, lines: list[str], num_hypotheses: int, report: Report,
 ) -> list[list[Answer]]:
     """Hypotheses of the best checkpoint for each line, best first. Raises ValueError, CheckpointError."""
-    generator = _best(_with_hypotheses(run, num_hypotheses), prepared, folder)
+    generator = best_generator(with_hypotheses(run, num_hypotheses), prepared, folder)
     return generator.answer(lines, on_batch=lambda done: report("decoding", done, len(lines)))
 
 
@@ -255,15 +255,15 @@ def predict_file(
         CheckpointError: there is no checkpoint.
         OSError: the output cannot be written.
     """
-    run = _with_hypotheses(run, num_hypotheses)
+    run = with_hypotheses(run, num_hypotheses)
     _check_options(source, output, num_hypotheses, output_format, workers, replicas)
     file = source if source is not None and source.is_file() else None  # what a pipe gave once is gone
     # Read once before anything is decoded: what is broken is told now, and the time left is known.
     total = None if file is None else sum(1 for _ in stream_lines(file))
-    strategy = _strategy(replicas)
+    strategy = strategy_over(replicas)
     with strategy.scope() if strategy else contextlib.nullcontext():
-        generator = _best(run, prepared, folder)
-    fingerprint = None if file is None else _fingerprint(run, generator, file, output_format, window, batch_tokens)
+        generator = best_generator(run, prepared, folder)
+    fingerprint = None if file is None else fingerprint_of(run, generator, file, output_format, window, batch_tokens)
     with contextlib.ExitStack() as stack:
         results: FileOutput | StreamOutput
         if output is None:
@@ -272,24 +272,9 @@ def predict_file(
             results = StreamOutput(stack.enter_context(open(output, "wb")))
         else:
             results = stack.enter_context(contextlib.closing(FileOutput(output, fingerprint, restart)))
-        if results.num_lines:
-            console.print(f"{output}: going on after line {results.num_lines:,}", highlight=False)
-        try:
-            with show_pace(console, total) as on_lines:
-                predict(
-                    generator, _lines(source), results, output_format, on_lines, window=window,
-                    batch_tokens=batch_tokens, workers=workers, read_ahead=file is not None,
-                    replicas=Replicas(generator, strategy) if strategy else None)
-        except BaseException:
-            if isinstance(results, FileOutput) and fingerprint and results.num_lines:
-                console.print(
-                    f"{output}: {results.num_lines:,} lines are kept; the same command goes on after them",
-                    highlight=False)
-            raise
-    if results.num_cut:
-        console.print(
-            f"{results.num_cut:,} lines were longer than export.max_source_length = {generator.max_source_length} "
-            "tokens and were cut there", highlight=False)
+        predict_and_tell(
+            generator, _lines(source), results, output_format, console, total, window=window, batch_tokens=batch_tokens,
+            workers=workers, read_ahead=file is not None, replicas=Replicas(generator, strategy) if strategy else None)
 
 
 def export_run(
@@ -304,7 +289,7 @@ def export_run(
     from serving.export import export
 
     pairs = (prepared.valid or prepared.test or prepared.train)[: run.export.check_lines]
-    generator = _best(run, prepared, folder)
+    generator = best_generator(run, prepared, folder)
     path = folder / "scores-test.json"
     scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return export(
@@ -314,7 +299,7 @@ def export_run(
         scores=scores if scores.get("step") == generator.step else None)  # else they are another checkpoint's
 
 
-def _best(run: Run, prepared: Prepared, folder: Path) -> Generator:
+def best_generator(run: Run, prepared: Prepared, folder: Path) -> Generator:
     """The run's best checkpoint; with `decode.others` theirs beside it, as one."""
     generator = load_generator(run, prepared, folder)
     show.print(f"{folder}: checkpoint of step {generator.step}", highlight=False)
@@ -336,7 +321,8 @@ def _best(run: Run, prepared: Prepared, folder: Path) -> Generator:
         models, *generator.tokenizers, run.decode, generator.max_source_length, generator.step, run.decode.weights)
 
 
-def _with_hypotheses(run: Run, num_hypotheses: int) -> Run:
+def with_hypotheses(run: Run, num_hypotheses: int) -> Run:
+    """The recipe with so many answers a line. Raises ValueError where the beam holds fewer."""
     if not 1 <= num_hypotheses <= run.decode.beam_size:
         raise ValueError(
             f"--n-best must be from 1 to the recipe's decode.beam_size = {run.decode.beam_size}. "
@@ -371,7 +357,7 @@ def _lines(source: Path | None) -> Iterator[str]:
     return decode_lines(sys.stdin.buffer, "standard input") if source is None else stream_lines(source)
 
 
-def _strategy(replicas: int) -> Any:
+def strategy_over(replicas: int) -> Any:
     """A strategy over so many devices; None where one does."""
     if replicas == 1:
         return None
@@ -381,7 +367,7 @@ def _strategy(replicas: int) -> Any:
         raise ValueError(str(error).replace("train.replicas =", "--replicas")) from None
 
 
-def _fingerprint(
+def fingerprint_of(
     run: Run, generator: Generator, source: Path, output_format: str, window: int, batch_tokens: int | None,
 ) -> dict[str, Any]:
     """What a line's answer and its place in the output depend on, but for the libraries and the machine."""

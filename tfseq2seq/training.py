@@ -13,6 +13,7 @@ from pipelines.prepare import Prepared, load_prepared, make_batches
 from tfseq2seq import callbacks, checkpoints
 from tfseq2seq.averaging import MovingAverage
 from tfseq2seq.config import Run
+from tfseq2seq.distillation import load_distillation
 from tfseq2seq.distribution import Hosts, distribute, make_strategy
 from tfseq2seq.evaluation import group_references
 from tfseq2seq.generation import Generator
@@ -67,11 +68,14 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     hosts = Hosts(strategy)
     show = show if hosts.is_chief else Console(quiet=True)
     keras.utils.set_random_seed(settings.seed)
-    batches = make_batches(prepared, prepared.train, strategy.num_replicas_in_sync, sampled=True)
+    batches = make_batches(prepared, prepared.train, strategy.num_replicas_in_sync, for_training=True)
     valid = make_batches(prepared, _spread(prepared.valid, settings.valid_lines), strategy.num_replicas_in_sync)
     with strategy.scope():
         rate = make_schedule(settings, run.model.decoder.units)
         model = _compiled_model(run, prepared, rate)
+        if settings.teacher is not None:  # after the model, whose first weights are then as without
+            model.distillation, step = load_distillation(run, prepared)
+            show.print(f"teacher: step {step} of {settings.teacher}", highlight=False)
     progress = _restore(folder / "checkpoints", model, hosts)
     rate.scale.assign(progress.rate_scale)
     if not progress.step and settings.start_from is not None:
@@ -159,6 +163,7 @@ def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2S
     model.teacher_forcing = TeacherForcing(
         settings.teacher_forcing_schedule, settings.teacher_forcing_ratio, settings.teacher_forcing_k)
     model.accumulation_steps, model.r_drop = settings.accumulation_steps, settings.r_drop
+    model.guided_alignment_weight = settings.guided_alignment_weight
     for side, tokenizer in (("source", prepared.source_tokenizer), ("target", prepared.target_tokenizer)):
         word_dropout, token_noise = (getattr(settings, f"{side}_{name}") for name in ("word_dropout", "token_noise"))
         if word_dropout or token_noise:

@@ -49,6 +49,7 @@ class Data(Origin):
     # Of mixing the sets: one of n pairs has a share of each epoch in proportion to n^(1 / temperature). At 1 each pair
     # comes once, above it small sets come more often (Arivazhagan et al., 2019).
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    alignments: str | None = None  # a file with a line a train pair, "0-0 1-2": source word - target word, from 0
     source_tokenizer: Tokenizer = Tokenizer()
     target_tokenizer: Tokenizer = Tokenizer()
     share_tokenizer: bool = False  # one vocabulary for both sides, trained on both
@@ -85,6 +86,13 @@ class Train(Table):
     teacher_forcing_schedule: Literal["constant", "linear", "exponential", "inverse_sigmoid"] = "constant"
     teacher_forcing_k: Annotated[float, Field(gt=0)] | None = None
     r_drop: NonNegative = 0.0  # alpha of R-Drop, as 5: two passes a step must say the same (Wu et al., 2021)
+    teacher: str | None = None  # a run folder with the same vocabularies, whose best weights say what is likely
+    # Of word-level distillation (Kim & Rush, 2016): the teacher's share of the loss, the rest is the reference's; and
+    # what both logits are divided by there (Hinton et al., 2015).
+    teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
+    # Of the cross-entropy between data.alignments and the attention (Chen et al., 2016), beside the loss.
+    guided_alignment_weight: NonNegative = 0.0
     source_word_dropout: Rate = 0.0  # share of the source tokens that training replaces by the unknown one
     target_word_dropout: Rate = 0.0  # the same of the tokens that the decoder reads
     source_token_noise: Rate = 0.0  # share of the source tokens that it replaces by random ones
@@ -120,6 +128,10 @@ class Train(Table):
                 "teacher_forcing_k is at most 1 for teacher_forcing_schedule = \"linear\" and \"exponential\", at "
                 "least 1 for \"inverse_sigmoid\", and not for \"constant\". Received: "
                 f"teacher_forcing_k={k}, schedule = \"{kind}\"")
+        if self.teacher is None and (self.teacher_weight, self.teacher_temperature) != (0.5, 1.0):
+            raise ValueError(
+                "teacher_weight and teacher_temperature need a teacher: set it to a run folder. Received: "
+                f"teacher_weight={self.teacher_weight}, teacher_temperature={self.teacher_temperature}")
         for side in ("source", "target"):
             dropout, noise = (getattr(self, f"{side}_{name}") for name in ("word_dropout", "token_noise"))
             if dropout + noise > 1:
@@ -251,6 +263,7 @@ class Run(Table):
                 "step by step, as XLA needs to know the number of steps beforehand: set it to false. Received: "
                 f"teacher_forcing_ratio={self.train.teacher_forcing_ratio}, decoder.kind = "
                 f"\"{self.model.decoder.kind}\"")
+        self._check_alignments()
         for name in ("coverage_penalty", "replace_unknown"):
             if getattr(self.decode, name) and self.model.decoder.kind == "recurrent":
                 raise ValueError(
@@ -290,3 +303,32 @@ class Run(Table):
                 "export.num_hypotheses must be at most decode.beam_size. Received: "
                 f"export.num_hypotheses={self.export.num_hypotheses}, decode.beam_size={self.decode.beam_size}")
         return self
+
+    def _check_alignments(self):
+        weight = self.train.guided_alignment_weight
+        if (self.data.alignments is None) == (weight > 0):
+            raise ValueError(
+                "data.alignments and train.guided_alignment_weight belong together: set both or none. Received: "
+                f"alignments={self.data.alignments!r}, guided_alignment_weight={weight}")
+        if not weight:
+            return
+        if self.model.decoder.kind == "recurrent":
+            raise ValueError(
+                "train.guided_alignment_weight needs a decoder with attention: \"attentional\" or \"transformer\". "
+                f"Received: guided_alignment_weight={weight}, decoder.kind = \"recurrent\"")
+        if self.train.teacher_forcing_ratio < 1:
+            raise ValueError(
+                "train.guided_alignment_weight needs the true tokens, whose alignment is known: set "
+                f"teacher_forcing_ratio = 1. Received: teacher_forcing_ratio={self.train.teacher_forcing_ratio}")
+        if self.data.sets:
+            raise ValueError(
+                "data.alignments goes with one origin of pairs: leave out data.sets. Received: "
+                f"{len(self.data.sets)} sets")
+        if self.train.source_subword_alpha or self.train.target_subword_alpha:
+            raise ValueError(
+                "data.alignments needs tokens that stay: set source_subword_alpha and target_subword_alpha to 0. "
+                f"Received: {self.train.source_subword_alpha} and {self.train.target_subword_alpha}")
+        if self.data.source_separator is not None:
+            raise ValueError(
+                "data.alignments needs lines of one source: leave out data.source_separator. Received: "
+                f"source_separator={self.data.source_separator!r}")

@@ -114,6 +114,14 @@ class Tokenizer(tf.Module, abc.ABC):
         names = tf.constant([name.replace("▁", "") for name in self.vocabulary()])
         return ids.with_flat_values(tf.gather(names, ids.flat_values))
 
+    def surfaces(self, strings: tf.Tensor) -> tf.RaggedTensor:
+        """As `pieces`, with the white space that belongs to a token or is one.
+
+        Joined they are the clean text, but for a space in front that some kinds add, and for white space between
+        words.
+        """
+        return self.pieces(strings)
+
     def decode(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
         """Turns ids into strings.
 

@@ -120,6 +120,10 @@ class WordTokenizer(ListTokenizer):
     def pieces(self, strings):
         return tf.strings.split(tf.strings.regex_replace(self._clean(strings), WHITE_SPACE, " "))  # [N, (S)]
 
+    def surfaces(self, strings):
+        words = self.pieces(strings)
+        return words.with_flat_values(tf.strings.join([" ", words.flat_values]))
+
     def _encode(self, strings):
         words = self.pieces(strings)
         return words.with_flat_values(self._ids.lookup(words.flat_values))
@@ -151,6 +155,10 @@ class ByteTokenizer(LearnedTokenizer):
 
     def vocabulary(self) -> list[str]:
         return [*SPECIAL_TOKENS, *(f"<0x{value:02X}>" for value in range(256))]
+
+    def surfaces(self, strings):
+        ids = self.encode(strings)
+        return ids.with_flat_values(tf.gather(self._texts, ids.flat_values))
 
     def _encode(self, strings):
         if self.case != "keep":

@@ -20,6 +20,8 @@ from tfseq2seq.tokenizers.sampling import SPACE, BpeSampler, UnigramSampler, spl
 
 TRAINING_STRINGS = 2_000_000  # sentencepiece holds all it learns from in memory: more is sampled down to this
 
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # the name of a byte
+
 PATH_LENGTH = 256  # of the rule files that are handed to the trainer
 
 # Sentencepiece writes a space as U+2581 and would read a real U+2581 as a space. Its normaliser therefore
@@ -95,6 +97,13 @@ class SentencepieceTokenizer(LearnedTokenizer):
 
     def vocabulary(self) -> list[str]:
         return list(self._names)
+
+    def surfaces(self, strings):
+        ids = self.encode(strings)
+        texts = tf.constant([
+            bytes([int(name[3:5], 16)]) if BYTE.fullmatch(name) else name.replace("▁", " ").encode()
+            for name in self._names])
+        return ids.with_flat_values(tf.gather(texts, ids.flat_values))
 
     def _encode(self, strings):
         strings = self._clean(strings)

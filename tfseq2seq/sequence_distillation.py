@@ -1,0 +1,104 @@
+"""Sequence-level knowledge distillation: a data folder whose train targets are what a run answers."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from sacrebleu.metrics.bleu import BLEU
+
+from pipelines.pairs import Pair
+from pipelines.prepare import Prepared
+from pipelines.reading import stream_lines
+from tfseq2seq.config import Run
+from tfseq2seq.console import show
+from tfseq2seq.files import write_atomically
+from tfseq2seq.generation import Answer
+from tfseq2seq.output import FileOutput, Window
+from tfseq2seq.prediction import WINDOW, Replicas, predict_and_tell
+from tfseq2seq.runs import best_generator, fingerprint_of, strategy_over, with_hypotheses
+
+TRAIN = "train.jsonl.gz"
+OWN = {TRAIN, f"{TRAIN}.part", f"{TRAIN}.part.json", "valid.jsonl", "test.jsonl"}
+
+
+def distill_run(
+    run: Run, prepared: Prepared, folder: Path, output: Path, *, closest: bool = False, window: int = WINDOW,
+    batch_tokens: int | None = None, workers: int = 1, replicas: int = 1, restart: bool = False,
+    console: Console = show,
+) -> int:
+    """Makes a data folder for a student of the run's best checkpoint; called again after an interruption, it goes on.
+
+    Its train targets are what the run's search answers the train sources with, L_SEQ-KD of Kim & Rush, 2016,
+    arXiv:1606.07947, section 3.2; with `closest` of the beam's answers the one most like the reference (section 3.3).
+    Its valid and test pairs are the run's own.
+
+    Args:
+        run: the teacher's recipe; its [decode] is how it answers.
+        prepared: its data.
+        folder: the run's folder.
+        output: the folder to make; an existing one must be empty, or hold what an interrupted call left.
+        closest: whether all `decode.beam_size` answers are compared with the reference, see `closest_answer`.
+        window: lines that are read, sorted and written together.
+        batch_tokens: most padded source tokens in a batch; default the recipe's.
+        workers: batches decoded at once, see `tfseq2seq.prediction.share_cores`.
+        replicas: devices that decode a batch each, in step.
+        restart: throw away what an interrupted call left.
+        console: where progress is shown.
+    Returns:
+        The number of train pairs; sources with no or an empty answer have none.
+    Raises:
+        ValueError: `output` holds other files, or what was left in it is of another command.
+        CheckpointError: there is no checkpoint.
+        OSError: `output` cannot be written.
+    """
+    run = with_hypotheses(run, run.decode.beam_size if closest else 1)
+    output.mkdir(parents=True, exist_ok=True)
+    for path in output.iterdir():
+        name = path.name.removeprefix(".").removesuffix(".writing")  # of a file that was half written
+        if name not in OWN or path.name == TRAIN:
+            raise ValueError(
+                f"{output}: must be an empty folder, or hold what an interrupted distill left; name another one. "
+                f"Received: a folder with {path.name}.")
+    strategy = strategy_over(replicas)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        generator = best_generator(run, prepared, folder)
+    for name, pairs in (("valid", prepared.valid), ("test", prepared.test)):
+        if pairs:
+            write_atomically(output / f"{name}.jsonl", "".join(map(_row, pairs)))
+    fingerprint = fingerprint_of(
+        run, generator, folder / "data" / TRAIN, "closest answers" if closest else "best answers", window, batch_tokens)
+
+    def render(first: int, part: Window) -> str:
+        pairs = prepared.train[first - 1 : first - 1 + len(part.lines)]
+        chosen = (
+            (source, closest_answer(answers, target) if closest else answers[0].text)
+            for (source, target), answers in zip(pairs, part.answers, strict=True) if answers)
+        return "".join(_row(pair) for pair in chosen if pair[1].strip())
+
+    with contextlib.closing(FileOutput(output / TRAIN, fingerprint, restart)) as results:
+        predict_and_tell(
+            generator, [source for source, _ in prepared.train], results, render, console, len(prepared.train),
+            window=window, batch_tokens=batch_tokens, workers=workers,
+            replicas=Replicas(generator, strategy) if strategy else None)
+    return sum(1 for _ in stream_lines(output / TRAIN))
+
+
+def closest_answer(answers: Sequence[Answer], reference: str) -> str:
+    """The answer with the highest sentence BLEU; of equal ones the first, which the model finds likelier.
+
+    (Sequence-level interpolation, Kim & Rush, 2016, section 3.3; there BLEU with other smoothing.) BLEU is that of
+    `sacrebleu.sentence_bleu`: exponential smoothing, and no n-grams longer than the answer (Post, 2018,
+    arXiv:1804.08771).
+
+    Args:
+        answers: at least one, best first.
+        reference: the true target.
+    """
+    bleu = BLEU(effective_order=True)
+    return max(answers, key=lambda answer: bleu.sentence_score(answer.text, [reference]).score).text
+
+
+def _row(pair: Pair) -> str:
+    return json.dumps({"source": pair[0], "target": pair[1]}, ensure_ascii=False) + "\n"
