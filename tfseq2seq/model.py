@@ -81,6 +81,7 @@ class Seq2Seq(keras.Model):
         self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
         self.coins = keras.random.SeedGenerator(name="coins")
         self.num_traces = 0  # of the training step; every distinct shape may cost one
+        self.traced_for = ""  # what the last of them is good for, as "[?, 24] -> [?, 20]", source and target; ? is any
         self.build()
 
     def build(self, input_shape=None):
@@ -251,6 +252,7 @@ class Seq2Seq(keras.Model):
     def gradients(self, inputs, labels, weights):
         """This replica's part of the gradient, scaled as the optimizer wants it: a tensor a trainable variable."""
         self.num_traces += 1
+        self.traced_for = " -> ".join(_known(inputs[side].shape) for side in ("source", "target"))
         for side, noise in self.noise.items():
             inputs = {**inputs, side: noise(inputs[side], tf.cast(self.coins.next(), tf.int32))}
         copies = 2 if self.r_drop else 1  # each with a dropout of its own
@@ -351,6 +353,10 @@ class Seq2Seq(keras.Model):
             **super().get_config(), "config": self.config.model_dump(),
             "source_vocabulary_size": self.source_vocabulary_size,
             "target_vocabulary_size": self.target_vocabulary_size}
+
+
+def _known(shape):
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
 def build_model(config, source_vocabulary_size, target_vocabulary_size, precision="float32"):
