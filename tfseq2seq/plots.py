@@ -41,7 +41,7 @@ def attention_figure(source: list[str], target: list[str], weights: np.ndarray) 
     room = [0.8 + 0.1 * max(map(_columns, side), default=0) for side in (labels[1], labels[0])]
     sides = [
         min(LARGEST / DOTS, margin + max(3, len(side)) * cell) for margin, side, cell in zip(room, labels, CELL)]
-    figure = Figure(figsize=sides, dpi=DOTS, layout="constrained")
+    figure = Figure(figsize=(sides[0], sides[1]), dpi=DOTS, layout="constrained")
     axes = figure.add_subplot()
     if weights.size:
         axes.imshow(weights, cmap="Greys", vmin=0.0, vmax=1.0, aspect="auto")
