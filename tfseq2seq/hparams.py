@@ -1,5 +1,6 @@
 """The recipe of a run as TensorBoard's HPARAMS tab wants it, where runs are compared."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ def write_hparams(run: Run, tags: Sequence[str], folder: Path) -> None:
     follows none but the newest.
 
     Args:
-        run: the recipe. The keys that are not at their default come first.
+        run: the recipe. Of the model's and the training's keys those that are not at their default come first.
         tags: of the scalars, the most telling one first.
         folder: TensorBoard's folder of the run.
     """
@@ -36,9 +37,11 @@ def write_hparams(run: Run, tags: Sequence[str], folder: Path) -> None:
     defaults = flatten(Run(name=run.name).model_dump(mode="json"))
     infos = [_info(key, value, defaults) for key, value in _recipe(run).items()]
     metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in tags]
+    # Shown as the name of a row; runs of the same name and keys are repetitions, which share one.
+    trial = f"{run.name} {hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]}"
     writer = tf.summary.create_file_writer(str(folder), filename_suffix=SUFFIX)
     with writer.as_default(step=0):
-        for part in (summary.experiment_pb(infos, metrics), api.hparams_pb(values)):
+        for part in (summary.experiment_pb(infos, metrics), api.hparams_pb(values, trial_id=trial)):
             tf.summary.experimental.write_raw_pb(part.SerializeToString())
     writer.close()
 
@@ -56,8 +59,9 @@ def _recipe(run: Run) -> dict[str, Any]:
 
 
 def _info(key: str, value: Any, defaults: dict[str, Any]) -> api_pb2.HParamInfo:
-    # TensorBoard puts what "differs" first.
-    info = api_pb2.HParamInfo(name=key, differs=value != defaults.get(key))
+    # TensorBoard puts what "differs" first; data and search are mostly those of the other runs.
+    differs = key.startswith(("model.", "train.")) and value != defaults.get(key)
+    info = api_pb2.HParamInfo(name=key, differs=differs)
     if isinstance(value, bool):
         info.type = api_pb2.DATA_TYPE_BOOL
         info.domain_discrete.extend([False, True])
