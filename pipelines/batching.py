@@ -58,6 +58,7 @@ class Batches:
                 "Batches needs batch_tokens, num_lengths and replicas of at least 1. Received: "
                 f"batch_tokens={batch_tokens}, num_lengths={num_lengths}, replicas={replicas}.")
         self.seed, self.replicas, self._alignments = seed, replicas, alignments
+        self._planned: tuple[int, list[int]] | None = None  # an epoch, and the shape of each of its batches
         self._source: Side | SampledSide = Side(encoded.source_ids, encoded.source_offsets)
         self._target: Side | SampledSide = Side(encoded.target_ids, encoded.target_offsets)
         source, target = self._source.lengths + 1, self._target.lengths + 1  # with EOS
@@ -144,6 +145,14 @@ class Batches:
             weights *= self._weights[rows][:, None]
         total = np.float32(weights.sum())
         return inputs, labels, weights / total if total else weights
+
+    def shape_at(self, step: int) -> tuple[int, int, int]:
+        """Rows, source and target steps of the shuffled batch that comes after so many, over all epochs."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = epoch, [index for index, _ in self.plan(epoch)]
+        index = self._planned[1][place]
+        return self.rows[index], *self.shapes[index]
 
     def dataset(
         self, start_step: int = 0, replicas: Sequence[int] | None = None, shuffle: bool = True, repeat: bool = True,

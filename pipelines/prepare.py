@@ -22,7 +22,7 @@ from pipelines.reading import split_sources, stream_lines
 from pipelines.sides import SampledSide, Side, SubwordSampler
 from pipelines.tasks import Task, find_task
 from pipelines.text import SeveralSources, encode_pairs, load_splits
-from tfseq2seq.config import ConfigError, Run, load_recipe, save_config
+from tfseq2seq.config import ConfigError, Run, flatten, load_recipe, save_config
 from tfseq2seq.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
 Pairs = list[Pair]
@@ -31,7 +31,7 @@ Progress = Callable[[str, float, float | None], None]
 # Keys one may change between two calls of the same run; all others shape what is already there.
 FREE_KEYS = (
     "train.steps", "train.max_minutes", "train.patience", "train.keep_checkpoints", "train.divergence_retries",
-    "decode", "export")
+    "train.profile_steps", "decode", "export")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,19 +208,12 @@ def _train_tokenizers(run: Run, splits: Splits, folder: Path) -> None:
 
 
 def _refuse_another_config(run: Run, folder: Path) -> None:
-    old, new = (_flat(json.loads(config.model_dump_json())) for config in (load_recipe(folder / "config.json"), run))
+    old, new = (flatten(json.loads(config.model_dump_json())) for config in (load_recipe(folder / "config.json"), run))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
             raise ConfigError(
                 f"{folder}: holds a run of another config. Give this one another name, or remove the folder. "
                 f"Received: {key} = {new.get(key)!r}, the folder has {old.get(key)!r}.")
-
-
-def _flat(values: dict, prefix: str = "") -> dict:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _write_pairs(path: Path, pairs: Pairs) -> None:

@@ -30,6 +30,7 @@ ARROWS = {
     "tfseq2seq.structures": [],
     "tfseq2seq.files": [],
     "tfseq2seq.plots": [],
+    "tfseq2seq.alarms": [],
     "tfseq2seq.cpu": [],
     "tfseq2seq.tokenizers.*": ["tfseq2seq.structures", "tfseq2seq.files"],
     "tfseq2seq.layers.*": ["tfseq2seq.structures"],
@@ -87,6 +88,8 @@ ARROWS = {
     ],
     "tfseq2seq.averaging": ["tfseq2seq.checkpoints"],
     "tfseq2seq.rate_control": ["tfseq2seq.callbacks", "tfseq2seq.distribution"],
+    "tfseq2seq.watching": ["tfseq2seq.callbacks", "tfseq2seq.plots"],
+    "tfseq2seq.hparams": ["tfseq2seq.config.*"],
     # It is handed prepared pairs: where they were obtained and how they were checked is not its business.
     "tfseq2seq.training": [
         *LIBRARY,
@@ -98,6 +101,9 @@ ARROWS = {
         "tfseq2seq.distillation",
         "tfseq2seq.rate_control",
         "pipelines.alignments",
+        "tfseq2seq.alarms",
+        "tfseq2seq.watching",
+        "tfseq2seq.hparams",
         "pipelines.batching",
         "pipelines.prepare",
     ],

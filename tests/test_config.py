@@ -119,6 +119,9 @@ def test_a_wrong_type_is_one_line_with_key_and_value(values, line):
     ("values", "line"),
     [
         ({"train": {"steps": 0}}, "'train.steps': Input should be greater than or equal to 1. Received: 0."),
+        ({"train": {"profile_steps": [9]}}, "'train': profile_steps needs two steps, the first and the last"),
+        ({"train": {"profile_steps": [9, 8]}}, "'train': profile_steps needs two steps, the first and the last"),
+        ({"train": {"profile_steps": [0, 8]}}, "'train.profile_steps.0': Input should be greater than or equal to 1."),
         ({"train": {"label_smoothing": 1}}, "'train.label_smoothing': Input should be less than 1."),
         ({"decode": {"beam_size": 257}}, "'decode.beam_size': Input should be less than or equal to 256."),
         ({"train": {"learning_rate": math.nan}}, "'train.learning_rate': Input should be a finite number"),

@@ -11,12 +11,13 @@ import tensorflow as tf
 from rich.console import Console
 
 from tfseq2seq import checkpoints, runs
-from tfseq2seq.callbacks import Progress, WriteScalars
+from tfseq2seq.callbacks import Progress
 from tfseq2seq.config import ConfigError, load_recipe
 from tfseq2seq.distribution import make_strategy
 from tfseq2seq.generation import Generator
 from tfseq2seq.interruption import Interrupted
 from tfseq2seq.training import load_generator
+from tfseq2seq.watching import Log, WriteScalars
 
 QUIET = Console(quiet=True)
 COMMAND = [sys.executable, "-c", "from tfseq2seq.cli import main; main()"]
@@ -57,7 +58,7 @@ def test_a_row_of_scalars_tells_of_the_steps_since_the_one_before(tmp_path):
 
     Fake.optimizer = type("Optimizer", (), {"learning_rate": 0.5})
     writer = tf.summary.create_file_writer(str(tmp_path / "logs"))
-    scalars = WriteScalars(Progress(step=10), writer, tmp_path / "metrics.jsonl", 0.25, every=10)
+    scalars = WriteScalars(Progress(step=10), Log(writer, tmp_path / "metrics.jsonl"), 0.25, every=10)
     scalars.set_model(Fake)
     scalars.on_epoch_begin(0)
     for total, count in ((30.0, 10.0), (40.0, 20.0)):  # means 3, then (40 - 30) / (20 - 10) = 1

@@ -1,19 +1,17 @@
-"""What happens between the steps of `fit`: evaluation, checkpoints, stopping, and what one sees of it.
+"""What happens between the steps of `fit`: evaluation, checkpoints, stopping, and what the console shows of it.
 
 All of them share one `Progress`, which a checkpoint stores and a resumed run reads back.
 """
 
 import contextlib
 import dataclasses
-import json
-import math
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -23,7 +21,6 @@ from tfseq2seq.console import progress_bar
 from tfseq2seq.distribution import Hosts
 from tfseq2seq.evaluation import METRICS, evaluate
 from tfseq2seq.interruption import Interrupted
-from tfseq2seq.plots import attention_png
 
 
 @dataclasses.dataclass
@@ -126,20 +123,19 @@ class Evaluate(keras.callbacks.Callback):
         num_valid_batches: how many of them there are.
         stop: whose `raise_if_received` ends a long evaluation; of several hosts the chief decodes.
         show: rich console.
-        writer: TensorBoard writer for samples and attention.
+        watchers: each is called with the step, lines, answers and references, and returns more figures by name.
     """
-
-    NUM_SAMPLES = 3
 
     def __init__(
         self, progress: Progress, generator, lines: list[str], references: list[list[str]], metrics: tuple[str, ...],
-        patience: int | None, valid_batches, num_valid_batches: int, stop: StopOnSignal, show: Console, writer,
+        patience: int | None, valid_batches, num_valid_batches: int, stop: StopOnSignal, show: Console,
+        watchers: Sequence[Callable[..., dict[str, float]]],
     ):
         super().__init__()
         self.progress, self.generator, self.patience = progress, generator, patience
         self.lines, self.references, self.metrics = lines, references, metrics
         self.valid_batches, self.num_valid_batches = valid_batches, num_valid_batches
-        self.stop, self.show, self.writer = stop, show, writer
+        self.stop, self.show, self.watchers = stop, show, watchers
 
     def on_epoch_end(self, epoch, logs=None):
         self.stop.agree()
@@ -147,31 +143,34 @@ class Evaluate(keras.callbacks.Callback):
             return
         started, average = time.monotonic(), self.model.moving_average
         with contextlib.nullcontext() if average is None else average.in_place_of_weights():
-            teacher_forced, values = self._evaluate()
+            teacher_forced, values, more = self._evaluate()
         if values is None:  # the steps are saved; this evaluation is made on resumption
             return
         logs = {} if logs is None else logs
-        logs.update({f"valid_{name}": value for name, value in (teacher_forced | values).items()})
+        best_value = {f"best_{self.metrics[0]}": self.progress.best_value}
+        logs.update({f"valid_{name}": value for name, value in (teacher_forced | values | best_value | more).items()})
         parts = [f"{name} {value:.2f}" for name, value in values.items()]
         best = " [bold green]best[/]" if self.progress.best_step == self.progress.step else ""
         self.show.print(
             f"step {self.progress.step}: valid loss {teacher_forced['loss']:.3f}, {', '.join(parts)}{best} "
             f"({time.monotonic() - started:.0f} s)", highlight=False)
 
-    def _evaluate(self) -> tuple[dict[str, float], dict[str, float] | None]:
-        """Teacher-forced metrics, and those of the answers, None where a signal came; keeps the best."""
+    def _evaluate(self) -> tuple[dict[str, float], dict[str, float] | None, dict[str, float]]:
+        """Teacher-forced metrics, those of the answers, None where a signal came, the watchers'; keeps the best."""
         with progress_bar(self.show) as report:
             report("decoding held-out lines", 0, len(self.lines))
             teacher_forced = self.model.evaluate(
                 self.valid_batches, steps=self.num_valid_batches, verbose=0, return_dict=True)
             hypotheses = self._decode(report) if self.stop.hosts.is_chief else []
         values = self._score(hypotheses)
+        more: dict[str, float] = {}
         if values is not None:
             self.progress.evaluated_step = self.progress.step
             self._keep_best(values[self.metrics[0]])
             if hypotheses:
-                self._write_samples(hypotheses)
-        return teacher_forced, values
+                for watch in self.watchers:
+                    more |= watch(self.progress.step, self.lines, hypotheses, self.references)
+        return teacher_forced, values, more
 
     def _decode(self, report) -> list[str] | None:
         """The answers, or None where a signal came."""
@@ -208,18 +207,6 @@ class Evaluate(keras.callbacks.Callback):
             self.show.print(f"stopping: {self.patience} evaluations without a better {self.metrics[0]}")
             self.model.stop_training = True
 
-    def _write_samples(self, hypotheses: list[str]) -> None:
-        rows = ["| source | answer | reference |", "|---|---|---|"]
-        rows += [
-            "| " + " | ".join(text.replace("|", "\\|") for text in (line, answer, references[0])) + " |"
-            for line, answer, references in list(zip(self.lines, hypotheses, self.references, strict=True))[:10]]
-        with self.writer.as_default(step=self.progress.step):
-            tf.summary.text("samples", "\n".join(rows))
-            for i, line in enumerate(self.lines[: self.NUM_SAMPLES]):
-                source, target, weights = self.generator.attention(line)
-                image = tf.io.decode_png(attention_png(source, target, weights), channels=3)
-                tf.summary.image(f"attention/{i}", image[None])
-
 
 class SaveCheckpoints(keras.callbacks.Callback):
     """Writes a checkpoint every so many steps, after each evaluation and when training ends."""
@@ -244,67 +231,6 @@ class SaveCheckpoints(keras.callbacks.Callback):
         elif state != self._saved_state:  # evaluated since; the weights are the same
             checkpoints.update_state(self.folder, step, state)
         self._saved_step, self._saved_state = step, state
-
-
-class WriteScalars(keras.callbacks.Callback):
-    """TensorBoard scalars and the same figures as JSON lines, for the steps and for each evaluation.
-
-    Args:
-        progress: shared state.
-        writer: TensorBoard writer.
-        path: the JSON lines file, appended to; None where another host writes.
-        padding_share: padded share of all target and source positions, from the batching.
-        every: steps between two rows.
-    """
-
-    def __init__(self, progress: Progress, writer, path: Path | None, padding_share: float, every: int = 50):
-        super().__init__()
-        self.progress, self.writer, self.path = progress, writer, path
-        self.padding_share, self.every = padding_share, every
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._started, self._tokens, self._sums = time.monotonic(), 0.0, {}
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.progress.step % self.every:
-            return
-        now, tokens = time.monotonic(), self.model.count_tokens()  # both since the epoch began
-        self._write({
-            **self._recent_means(), "gradient_norm": tf.convert_to_tensor(self.model.gradient_norm),
-            "learning_rate": self.model.optimizer.learning_rate,
-            "tokens_per_second": (tokens - self._tokens) / (now - self._started),
-            "padding_share": self.padding_share, "traces": self.model.num_traces})
-        self._started, self._tokens = now, tokens
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._write({name: value for name, value in (logs or {}).items() if name.startswith("valid_")})
-
-    def _recent_means(self) -> dict[str, float]:
-        """The metrics over the steps since the last row; Keras' own means begin with the epoch.
-
-        Read here, outside the replicas, their sums are those of the global batch; `logs` has the mean of the
-        replicas' own.
-        """
-        means = {}
-        for metric in self.model.metrics:
-            sums = [float(tf.convert_to_tensor(part)) for part in (metric.total, metric.count)]
-            total, count = (now - before for now, before in zip(sums, self._sums.get(metric.name, (0.0, 0.0))))
-            self._sums[metric.name] = sums
-            mean = total / count if count else float("nan")
-            means[metric.name] = math.exp(mean) if metric is self.model.perplexity else mean
-        return means
-
-    def _write(self, values: dict[str, Any]) -> None:
-        values = {name: float(value) for name, value in values.items()}
-        if not values or self.path is None:
-            return
-        with self.writer.as_default(step=self.progress.step):
-            for name, value in values.items():
-                split = "valid/" + name.removeprefix("valid_") if name.startswith("valid_") else f"train/{name}"
-                tf.summary.scalar(split, value)
-        self.writer.flush()
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.progress.step, **values}) + "\n")
 
 
 class ShowProgress(keras.callbacks.Callback):

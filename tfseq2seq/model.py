@@ -84,6 +84,7 @@ class Seq2Seq(keras.Model):
         self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
         self.coins = keras.random.SeedGenerator(name="coins")
         self.num_traces = 0  # of the training step; every distinct shape may cost one
+        self.traced_for = ""  # what the last of them is good for, as "[?, 24] -> [?, 20]", source and target; ? is any
         self.build()
 
     def build(self, input_shape=None):
@@ -262,6 +263,7 @@ class Seq2Seq(keras.Model):
     def gradients(self, inputs, labels, weights):
         """This replica's part of the gradient, scaled as the optimizer wants it: a tensor a trainable variable."""
         self.num_traces += 1
+        self.traced_for = " -> ".join(_known(inputs[side].shape) for side in ("source", "target"))
         if self.guided_alignment_weight and "alignment" not in inputs:
             raise ValueError(
                 "Guided alignment needs inputs[\"alignment\"], [B, T, S] float32, for each label its distribution over "
@@ -374,6 +376,10 @@ class Seq2Seq(keras.Model):
             **super().get_config(), "config": self.config.model_dump(),
             "source_vocabulary_size": self.source_vocabulary_size,
             "target_vocabulary_size": self.target_vocabulary_size}
+
+
+def _known(shape):
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
 def build_model(config, source_vocabulary_size, target_vocabulary_size, precision="float32"):

@@ -10,13 +10,15 @@ from rich.console import Console
 
 from pipelines.batching import Batches
 from pipelines.prepare import Prepared, load_prepared, make_batches
-from tfseq2seq import callbacks, checkpoints
+from tfseq2seq import callbacks, checkpoints, watching
+from tfseq2seq.alarms import Alarms
 from tfseq2seq.averaging import MovingAverage
 from tfseq2seq.config import Run
 from tfseq2seq.distillation import load_distillation
 from tfseq2seq.distribution import Hosts, distribute, make_strategy
 from tfseq2seq.evaluation import group_references
 from tfseq2seq.generation import Generator
+from tfseq2seq.hparams import write_hparams
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import Seq2Seq, build_model
 from tfseq2seq.noise import TokenNoise
@@ -86,27 +88,30 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         f"{model.count_parameters():,} parameters, {batches.steps_per_epoch:,} steps an epoch, "
         f"{strategy.num_replicas_in_sync} replica(s), {batches.padding_share:.0%} padding"
         + (f"; {batches.num_left_out:,} over-long pairs left out" if batches.num_left_out else ""), highlight=False)
-    writer = tf.summary.create_file_writer(str(folder / "logs")) if hosts.is_chief else tf.summary.create_noop_writer()
     task = prepared.task
+    metrics = task.ordered_metrics(settings.metric)[:NUM_METRICS]
+    log = _open_log(run, metrics, folder, hosts)
+    alarms = Alarms(show, run.decode)
     sources, targets = group_references(prepared.valid, task.multiple_references)
     lines, references = (_spread(side, settings.valid_lines) for side in (sources, targets))
     with callbacks.StopOnSignal(hosts) as stop:
         bar = callbacks.ShowProgress(progress, settings.steps, settings.max_minutes, show)
+        generator = make_generator(run, prepared, model)
         after = [callbacks.Evaluate(
-            progress, make_generator(run, prepared, model), lines, references,
-            task.ordered_metrics(settings.metric)[:NUM_METRICS], settings.patience,
+            progress, generator, lines, references, metrics, settings.patience,
             distribute(strategy, functools.partial(valid.dataset, shuffle=False, repeat=False)),
-            valid.steps_per_epoch, stop, show, writer)]
+            valid.steps_per_epoch, stop, show, [alarms, watching.WriteSamples(generator, log.writer)])]
         if settings.schedule == "plateau":
             after.append(CutOnPlateau(progress, settings.plateau_patience, settings.plateau_factor, rate.scale))
         checkpoint_every = settings.checkpoint_every or settings.evaluate_every
         if hosts.is_chief:
             after.append(callbacks.SaveCheckpoints(
                 folder / "checkpoints", progress, checkpoint_every, settings.keep_checkpoints))
-        after.append(callbacks.WriteScalars(
-            progress, writer, folder / "metrics.jsonl" if hosts.is_chief else None, batches.padding_share))
+        after.append(watching.WriteScalars(progress, log, batches.padding_share))
+        profile = watching.Profile(progress, settings.profile_steps if hosts.is_chief else None, folder / "logs")
         watch = [
-            callbacks.CountSteps(progress, settings.max_minutes), bar, stop,
+            profile, callbacks.CountSteps(progress, settings.max_minutes),
+            watching.WriteTraces(progress, log, batches.shape_at, len(batches.shapes)), bar, stop,
             WatchForDivergence(progress, checkpoint_every, hosts), *after]
         try:
             _evaluate_if_due(model, progress, settings, [stop, *after])
@@ -118,8 +123,18 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
                     _go_back(folder / "checkpoints", model, progress, settings, hosts, rate, error, show)
         finally:
             bar.bar.stop()
+            profile.stop()
         stop.raise_if_received()
+    alarms.say_last()
     return progress
+
+
+def _open_log(run: Run, metrics: tuple[str, ...], folder: Path, hosts: Hosts) -> watching.Log:
+    if not hosts.is_chief:
+        return watching.Log(tf.summary.create_noop_writer(), None)
+    names = (f"best_{metrics[0]}", *metrics, "loss", "length_ratio", "repetition")
+    write_hparams(run, [watching.tag(f"valid_{name}") for name in names], folder / "logs")
+    return watching.Log(tf.summary.create_file_writer(str(folder / "logs")), folder / "metrics.jsonl")
 
 
 def _go_back(folder: Path, model: Seq2Seq, progress: callbacks.Progress, settings, hosts: Hosts, rate, error, show):

@@ -107,6 +107,13 @@ def test_an_epoch_has_always_as_many_steps(batches):
     assert {len(batches.plan(epoch)) for epoch in range(5)} == {batches.steps_per_epoch}
 
 
+def test_the_shape_of_a_step_is_that_of_its_batch(batches):
+    steps = range(batches.steps_per_epoch - 3, 2 * batches.steps_per_epoch + 2)
+    data = batches.dataset(steps.start).take(len(steps)).as_numpy_iterator()
+    shapes = [(*inputs["source"].shape, inputs["target"].shape[1]) for inputs, _, _ in data]
+    assert [batches.shape_at(step) for step in steps] == shapes and len(set(shapes)) > 1
+
+
 def test_the_padding_share_is_that_of_the_batches(batches):
     real = padded = 0
     for batch in itertools.starmap(batches.batch, batches.plan(0)):

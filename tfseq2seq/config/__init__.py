@@ -5,9 +5,9 @@ names the file, the key, what was received and the nearest valid name.
 """
 
 from tfseq2seq.config.model import Model, reads_transformer
-from tfseq2seq.config.reading import ConfigError, load_recipe, override, parse_recipe, save_config
+from tfseq2seq.config.reading import ConfigError, flatten, load_recipe, override, parse_recipe, save_config
 from tfseq2seq.config.run import Data, DataSet, Decode, Export, Origin, Run, Tokenizer, Train
 
 __all__ = [
-    "ConfigError", "Data", "DataSet", "Decode", "Export", "Model", "Origin", "Run", "Tokenizer", "Train",
+    "ConfigError", "Data", "DataSet", "Decode", "Export", "Model", "Origin", "Run", "Tokenizer", "Train", "flatten",
     "load_recipe", "override", "parse_recipe", "reads_transformer", "save_config"]

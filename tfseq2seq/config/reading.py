@@ -77,6 +77,14 @@ def save_config(run: Run, path: str | os.PathLike[str]) -> None:
     os.replace(temporary, path)
 
 
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables in tables as one, with dotted keys: {"train": {"steps": 5}} is {"train.steps": 5}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
 def _set(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     *tables, last = key.split(".")
     for depth, table in enumerate(tables, start=1):
@@ -140,6 +148,9 @@ def _walk(location: Sequence[str | int]) -> _Place:
     holder: Any = None
     annotation: Any = Run
     for part in location:
+        choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+        if type(None) in get_args(annotation) and len(choices) == 1:
+            (annotation,) = choices  # pydantic names no type where there is but one
         if isinstance(annotation, type) and issubclass(annotation, Table):
             holder = annotation
             field = holder.model_fields.get(str(part))

@@ -113,6 +113,7 @@ class Train(Table):
     # Times that a diverged training goes back to the last checkpoint, to go on at half of the rate.
     divergence_retries: Annotated[int, Field(ge=0)] = 3
     valid_lines: PositiveInt = 1000  # held-out lines decoded at each evaluation
+    profile_steps: list[PositiveInt] | None = None  # the first and the last of a TensorBoard profile, as [100, 110]
     replicas: PositiveInt | None = None  # default: every visible device
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
@@ -142,6 +143,10 @@ class Train(Table):
             raise ValueError(
                 "teacher_forcing_ratio is the least share that a schedule falls to: set it below 1, as 0. Received: "
                 f"teacher_forcing_ratio = 1 with teacher_forcing_schedule = \"{kind}\"")
+        profiled = self.profile_steps
+        if profiled is not None and (len(profiled) != 2 or profiled[0] > profiled[1]):
+            raise ValueError(
+                f"profile_steps needs two steps, the first and the last one, as [100, 110]. Received: {profiled}")
         if self.schedule in ("noam", "inverse_square_root") and self.warmup_steps < 1:
             raise ValueError(
                 f"schedule = \"{self.schedule}\" needs warmup_steps of at least 1. Received: {self.warmup_steps}")

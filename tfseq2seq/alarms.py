@@ -1,0 +1,152 @@
+"""What is wrong with answers whatever the metric: too short, too long, or the same words over and over.
+
+Both are counted in tokens between white space; in text that is written without spaces, in characters.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+LENGTH_RATIOS = 0.8, 1.25  # at 0.8 BLEU's brevity penalty alone takes 22 % of the score; 1.25 is as far above
+MOST_REPETITION = 0.05  # share of answers; people's own sentences hardly ever loop
+LONGEST_NGRAM, TIMES = 4, 3
+
+References = Sequence[Sequence[str]]
+
+
+def length_ratio(answers: Sequence[str], references: References) -> float | None:
+    """Tokens of all answers divided by tokens of their references, as BLEU's brevity penalty counts them.
+
+    Of several references the one of nearest length counts, of two as near the shorter one (Papineni et al., 2002,
+    section 2.2.2).
+
+    Args:
+        answers: N strings.
+        references: N lists of right answers, each with at least one.
+    Returns:
+        At least 0; 1 is as long as the references. None where these hold no token at all.
+    """
+    cut = _cutter(references)
+    said = wanted = 0
+    for answer, line in zip(answers, references, strict=True):
+        length = len(cut(answer))
+        said += length
+        wanted += min((len(cut(reference)) for reference in line), key=lambda other: (abs(other - length), other))
+    return said / wanted if wanted else None
+
+
+def repetition(answers: Sequence[str], references: References) -> float:
+    """Share of the answers that loop and have no reference that does, see `loops`.
+
+    Args:
+        answers: N strings, at least one.
+        references: N lists of right answers.
+    Returns:
+        In [0, 1].
+    """
+    cut = _cutter(references)
+    looping = [
+        loops(cut(answer)) and not any(loops(cut(reference)) for reference in line)
+        for answer, line in zip(answers, references, strict=True)]
+    return sum(looping) / len(looping)
+
+
+def loops(tokens: Sequence[str]) -> bool:
+    """Whether some n-gram of at most 4 tokens stands there 3 times or more in immediate succession.
+
+    (Holtzman et al., 2020, arXiv:1904.09751, figure 9, look for phrases of at least 2 tokens that end a text so. A
+    translation that loops may come out of it again, and one token is enough, hence the difference.)
+    """
+    for n in range(1, LONGEST_NGRAM + 1):
+        same = 0  # tokens in a row, each equal to the n-th before it
+        for token, before in zip(tokens[n:], tokens, strict=False):
+            same = same + 1 if token == before else 0
+            if same == n * (TIMES - 1):
+                return True
+    return False
+
+
+def _cutter(references: References) -> Callable[[str], Sequence[str]]:
+    """Cuts at white space, or into characters where most references of two characters and more hold none."""
+    texts = [reference for line in references for reference in line if len(reference) > 1]
+    spaced = sum(len(text.split()) > 1 for text in texts)
+    return str.split if 2 * spaced >= len(texts) else lambda text: "".join(text.split())
+
+
+class Alarms:
+    """Says so where the answers of an evaluation are far too short, far too long or loop.
+
+    An alarm is said at the second evaluation in a row that gives it, as a model that has hardly begun to learn gives
+    most of them, and then only once, until it is over; what the last evaluation gives `say_last` says in any case.
+
+    Args:
+        show: rich console.
+        decode: `tfseq2seq.config.Decode`, whose values the advice names.
+    """
+
+    def __init__(self, show: Console, decode: Any):
+        self.show, self.decode = show, decode
+        self._last: dict[str, str | None] = {}  # what the last evaluation gave, by figure
+        self._said: dict[str, str | None] = {}
+
+    def __call__(
+        self, step: int, lines: Sequence[str], answers: Sequence[str], references: References) -> dict[str, float]:
+        """The figures of an evaluation: "length_ratio", where the references are not all empty, and "repetition"."""
+        found = {"length_ratio": length_ratio(answers, references), "repetition": repetition(answers, references)}
+        figures = {name: value for name, value in found.items() if value is not None}
+        self._step, self._figures = step, figures
+        for name, value in figures.items():
+            alarm, before = _alarm(name, value), self._last.get(name)
+            self._last[name] = alarm
+            if alarm is None and self._said.pop(name, None):
+                self.show.print(f"step {step}: {name} is {value:.2f}, within its bounds again", highlight=False)
+            elif alarm is not None and alarm == before:
+                self._say(name, alarm)
+        return figures
+
+    def say_last(self) -> None:
+        """Says what the last evaluation gave, if anything, and was not said yet."""
+        for name, alarm in self._last.items():
+            if alarm is not None:
+                self._say(name, alarm)
+
+    def _say(self, name: str, alarm: str) -> None:
+        if self._said.get(name) == alarm:
+            return
+        self._said[name] = alarm
+        bounds, meaning, keys = ADVICE[alarm]
+        received = ", ".join(f"decode.{key} = {getattr(self.decode, key)}" for key in keys)
+        self.show.print(
+            f"[bold yellow]step {self._step}: {name} is {self._figures[name]:.2f}, {bounds}[/]: {meaning} "
+            f"Received: {received}.", highlight=False)
+
+
+def _alarm(name: str, value: float) -> str | None:
+    if name == "repetition":
+        return "looping" if value > MOST_REPETITION else None
+    return "short" if value < LENGTH_RATIOS[0] else "long" if value > LENGTH_RATIOS[1] else None
+
+
+# Alarm -> what bound was passed, what it means and what to try, and the keys of [decode] that matter.
+ADVICE = {
+    "short": (
+        f"below {LENGTH_RATIOS[0]}",
+        "the answers are much shorter than their references. Usually the model is not trained enough yet, the search "
+        "prefers short answers, or a limit cuts them off. Try more train.steps, a higher decode.length_penalty or "
+        "decode.max_length, or a decode.min_length_ratio.",
+        ("length_penalty", "max_length", "min_length_ratio")),
+    "long": (
+        f"above {LENGTH_RATIOS[1]}",
+        "the answers are much longer than their references. Usually the model does not find the end, or goes round in "
+        "circles (see repetition), or training pairs do not match (see `tfseq2seq check`). Try more train.steps, a "
+        "lower decode.length_penalty or a decode.max_length_ratio.",
+        ("length_penalty", "max_length", "max_length_ratio")),
+    "looping": (
+        f"above {MOST_REPETITION}",
+        f"so large a share of the answers say the same 1 to {LONGEST_NGRAM} tokens {TIMES} times in a row, and their "
+        "references do not. Usually the model is not trained enough yet, or its attention does not move on (see the "
+        "attention pictures). Try more train.steps, decode.block_ngrams = 4, a decode.repetition_penalty of 1.1 or a "
+        "decode.coverage_penalty of 0.2.",
+        ("block_ngrams", "repetition_penalty", "coverage_penalty")),
+}
