@@ -5,7 +5,16 @@ import math
 import pytest
 from rich.console import Console
 
-from tfseq2seq.evaluation import METRICS, Score, as_dict, evaluate, group_references, render_table
+from tfseq2seq.evaluation import (
+    METRICS,
+    Score,
+    as_dict,
+    evaluate,
+    group_references,
+    maximizes,
+    order_metrics,
+    render_table,
+)
 
 
 def value(metric, hypotheses, references):
@@ -155,3 +164,14 @@ def test_scores_turn_into_json():
         "bleu": {"value": 31.25, "signature": "nrefs:1", "maximize": True},
         "word_error_rate": {"value": 24.5, "signature": None, "maximize": False},
     }
+
+
+def test_a_chosen_metric_comes_first():
+    names = ("bleu", "chrf", "ter")
+    assert order_metrics(names) == order_metrics(names, "bleu") == names
+    assert order_metrics(names, "ter") == ("ter", "bleu", "chrf")
+    assert order_metrics(names, "exact_match") == ("exact_match", *names)
+    assert order_metrics(names, "loss") == ("loss", *names)
+    assert [maximizes(name) for name in ("bleu", "ter", "loss", "token_accuracy")] == [True, False, False, True]
+    with pytest.raises(ValueError, match=r"train.metric: .* Did you mean 'bleu'.* Or one of loss, perplexity"):
+        order_metrics(names, "blue")

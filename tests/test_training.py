@@ -114,6 +114,19 @@ def test_an_interrupted_evaluation_is_made_up_for(tiny_recipe, tmp_path, monkeyp
     assert [row["step"] for row in rows if "valid_loss" in row] == [4, 8]
 
 
+@pytest.mark.parametrize("metric, best", [("loss", min), ("exact_match", max)])
+def test_any_metric_chooses_the_best_and_ends_training(tiny_recipe, tmp_path, metric, best):
+    # At such a rate nothing is learned for long.
+    run = load_recipe(tiny_recipe, {
+        "train.steps": 40, "train.evaluate_every": 2, "train.metric": metric, "train.patience": 2,
+        "train.learning_rate": 2.0, "train.divergence_retries": 99})
+    progress = runs.train_run(run, tmp_path / "run", QUIET)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    values = {row["step"]: row[f"valid_{metric}"] for row in rows if f"valid_{metric}" in row}
+    assert progress.step < 40 and list(values)[-3:] == [progress.step - 4, progress.step - 2, progress.step]
+    assert progress.best_value == best(values.values()) and progress.best_step == progress.step - 4
+
+
 def test_a_folder_of_another_config_is_refused(tiny_recipe, tiny_run):
     run = load_recipe(tiny_recipe, {"model.embedding_units": 13})
     with pytest.raises(ConfigError, match=r"another config.*model.embedding_units = 13, the folder has 12"):

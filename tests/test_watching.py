@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from tfseq2seq import callbacks, checkpoints, runs, training
+from pipelines.prepare import make_batches
+from tfseq2seq import callbacks, checkpoints, runs
 from tfseq2seq.callbacks import Progress
 from tfseq2seq.config import load_recipe
 from tfseq2seq.hparams import write_hparams
@@ -88,7 +89,8 @@ def test_the_best_metric_is_that_of_the_evaluations_so_far(tiny_run):
     assert float(tf.make_ndarray(best.tensor_proto)) == pytest.approx(min(rates))
 
     stop, written = types.SimpleNamespace(agree=lambda: None, received=None), []
-    evaluate = callbacks.Evaluate(Progress(), None, [], [], ("word_error_rate",), None, None, 0, stop, QUIET, [])
+    evaluate = callbacks.Evaluate(
+        Progress(), None, [], [], ("word_error_rate",), "word_error_rate", None, None, 0, stop, QUIET, [])
     evaluate.set_model(types.SimpleNamespace(moving_average=None))
     for value in (60.0, 40.0, 50.0, 30.0):
         def found(value=value):
@@ -156,7 +158,7 @@ def test_a_resumed_run_compares_as_one(watched):
 
 def test_the_batch_that_was_traced_is_named_at_its_step(watched):
     run, prepared = runs.open_run(watched)
-    batches = training._batches(prepared, prepared.train, 1)
+    batches = make_batches(prepared, prepared.train, 1)
     rows = [row for row in rows_of(watched) if "trace_shape" in row]
     # One process traced at step 1, the resumed one at 13; lengths may vary from then on.
     assert [row["step"] for row in rows] == [1, 13]
@@ -175,7 +177,7 @@ def test_xla_names_each_shape_when_it_comes_first_and_parts_the_rows_they_are_tr
     run = load_recipe(tiny_recipe, {f"train.{name}": value for name, value in settings.items()})
     runs.train_run(run, tmp_path / "run", QUIET)
     _, prepared = runs.open_run(tmp_path / "run")
-    data = training._batches(prepared, prepared.train, 1).dataset()
+    data = make_batches(prepared, prepared.train, 1).dataset()
     seen, expected = [], {}
     for step, (inputs, _, _) in enumerate(data.take(8), start=1):
         if (shape := f"{list(inputs['source'].shape)} -> {list(inputs['target'].shape)}") not in seen:

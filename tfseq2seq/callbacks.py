@@ -19,7 +19,7 @@ from rich.progress import Progress as Bar
 from tfseq2seq import checkpoints
 from tfseq2seq.console import progress_bar
 from tfseq2seq.distribution import Hosts
-from tfseq2seq.evaluation import METRICS, evaluate
+from tfseq2seq.evaluation import evaluate, maximizes
 from tfseq2seq.interruption import Interrupted
 
 
@@ -117,7 +117,8 @@ class Evaluate(keras.callbacks.Callback):
         generator: `Generator` over the model in training.
         lines: held-out source lines.
         references: their references, one list a line.
-        metrics: names of metrics; the first chooses the best checkpoint.
+        metrics: names of metrics of the answers.
+        best: the one of them, or of `evaluation.TEACHER_FORCED`, that chooses the best checkpoint.
         patience: evaluations without a better value before training stops; None never stops.
         valid_batches: dataset for the teacher-forced loss.
         num_valid_batches: how many of them there are.
@@ -128,12 +129,12 @@ class Evaluate(keras.callbacks.Callback):
 
     def __init__(
         self, progress: Progress, generator, lines: list[str], references: list[list[str]], metrics: tuple[str, ...],
-        patience: int | None, valid_batches, num_valid_batches: int, stop: StopOnSignal, show: Console,
+        best: str, patience: int | None, valid_batches, num_valid_batches: int, stop: StopOnSignal, show: Console,
         watchers: Sequence[Callable[..., dict[str, float]]],
     ):
         super().__init__()
         self.progress, self.generator, self.patience = progress, generator, patience
-        self.lines, self.references, self.metrics = lines, references, metrics
+        self.lines, self.references, self.metrics, self.best = lines, references, metrics, best
         self.valid_batches, self.num_valid_batches = valid_batches, num_valid_batches
         self.stop, self.show, self.watchers = stop, show, watchers
 
@@ -147,7 +148,7 @@ class Evaluate(keras.callbacks.Callback):
         if values is None:  # the steps are saved; this evaluation is made on resumption
             return
         logs = {} if logs is None else logs
-        best_value = {f"best_{self.metrics[0]}": self.progress.best_value}
+        best_value = {f"best_{self.best}": self.progress.best_value}
         logs.update({f"valid_{name}": value for name, value in (teacher_forced | values | best_value | more).items()})
         parts = [f"{name} {value:.2f}" for name, value in values.items()]
         best = " [bold green]best[/]" if self.progress.best_step == self.progress.step else ""
@@ -166,7 +167,7 @@ class Evaluate(keras.callbacks.Callback):
         more: dict[str, float] = {}
         if values is not None:
             self.progress.evaluated_step = self.progress.step
-            self._keep_best(values[self.metrics[0]])
+            self._keep_best((teacher_forced | values)[self.best])
             if hypotheses:
                 for watch in self.watchers:
                     more |= watch(self.progress.step, self.lines, hypotheses, self.references)
@@ -197,14 +198,14 @@ class Evaluate(keras.callbacks.Callback):
         return None if interrupted else dict(zip(self.metrics, values, strict=True))
 
     def _keep_best(self, value: float) -> None:
-        maximize, best = METRICS[self.metrics[0]].maximize, self.progress.best_value
+        maximize, best = maximizes(self.best), self.progress.best_value
         if best is None or (value > best if maximize else value < best):
             self.progress.best_value, self.progress.best_step = value, self.progress.step
             self.progress.evaluations_without_better = 0
             return
         self.progress.evaluations_without_better += 1
         if self.patience is not None and self.progress.evaluations_without_better >= self.patience:
-            self.show.print(f"stopping: {self.patience} evaluations without a better {self.metrics[0]}")
+            self.show.print(f"stopping: {self.patience} evaluations without a better {self.best}")
             self.model.stop_training = True
 
 

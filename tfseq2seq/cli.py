@@ -443,10 +443,11 @@ def _load(recipe: Path, data: Path | None, overrides: list[str] | None) -> Any:
         values |= {"data.folder": str(data), "data.sets": []}
     run = load_recipe(recipe, values)
     from pipelines.tasks import find_task
+    from tfseq2seq.evaluation import order_metrics
 
     try:
-        find_task(run.task).ordered_metrics(run.train.metric)
-    except ConfigError as error:
+        order_metrics(find_task(run.task).metrics, run.train.metric)
+    except ValueError as error:
         raise ConfigError(f"{recipe}: {error}") from None
     return run
 

@@ -159,6 +159,27 @@ def check_lines(sources: Sequence[str], hypotheses: Sequence[str], references: R
             )
 
 
+# What is measured with the true tokens before each: whether more is better.
+TEACHER_FORCED = {"loss": False, "perplexity": False, "token_accuracy": True}
+
+
+def order_metrics(names: tuple[str, ...], first: str | None = None) -> tuple[str, ...]:
+    """The names, `first` in front where given. Raises ValueError where there is no such metric."""
+    if first is None:
+        return names
+    if first not in TEACHER_FORCED:
+        try:
+            find_metric(first)
+        except ValueError as error:
+            raise ValueError(f"train.metric: {error} Or one of {', '.join(TEACHER_FORCED)}.") from None
+    return (first, *(name for name in names if name != first))
+
+
+def maximizes(name: str) -> bool:
+    """Whether more of a metric, or of what is in `TEACHER_FORCED`, is better."""
+    return TEACHER_FORCED[name] if name in TEACHER_FORCED else METRICS[name].maximize
+
+
 def find_metric(name: str) -> Metric:
     """The metric of that name. Raises ValueError where there is none."""
     if name not in METRICS:

@@ -19,7 +19,7 @@ from tfseq2seq.averaging import average_checkpoints
 from tfseq2seq.config import ConfigError, Run, override
 from tfseq2seq.console import Report, progress_bar, show
 from tfseq2seq.distribution import Hosts, make_strategy
-from tfseq2seq.evaluation import METRICS, Score, as_dict, evaluate, group_references
+from tfseq2seq.evaluation import Score, as_dict, evaluate, group_references, maximizes, order_metrics
 from tfseq2seq.files import write_atomically
 from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.optimization import check_optimizer
@@ -116,10 +116,10 @@ def average_run(folder: Path, output: Path, last: int | None = None, best: int |
 
 def _by_metric(folder: Path, run: Run, prepared: Prepared, steps: list[int]) -> list[int]:
     """Those of the steps that were evaluated, best first."""
-    metric = prepared.task.ordered_metrics(run.train.metric)[0]
+    metric = order_metrics(prepared.task.metrics, run.train.metric)[0]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     values = {row["step"]: row[f"valid_{metric}"] for row in rows if f"valid_{metric}" in row}
-    return sorted((step for step in steps if step in values), key=values.__getitem__, reverse=METRICS[metric].maximize)
+    return sorted((step for step in steps if step in values), key=values.__getitem__, reverse=maximizes(metric))
 
 
 def open_run(folder: Path, overrides: dict[str, Any] | None = None) -> tuple[Run, Prepared]:

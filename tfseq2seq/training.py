@@ -16,7 +16,7 @@ from tfseq2seq.averaging import MovingAverage
 from tfseq2seq.config import Run
 from tfseq2seq.distillation import load_distillation
 from tfseq2seq.distribution import Hosts, distribute, make_strategy
-from tfseq2seq.evaluation import group_references
+from tfseq2seq.evaluation import TEACHER_FORCED, group_references, order_metrics
 from tfseq2seq.generation import Generator
 from tfseq2seq.hparams import write_hparams
 from tfseq2seq.losses import TokenCrossEntropy
@@ -89,8 +89,9 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         f"{strategy.num_replicas_in_sync} replica(s), {batches.padding_share:.0%} padding"
         + (f"; {batches.num_left_out:,} over-long pairs left out" if batches.num_left_out else ""), highlight=False)
     task = prepared.task
-    metrics = task.ordered_metrics(settings.metric)[:NUM_METRICS]
-    log = _open_log(run, metrics, folder, hosts)
+    best, *others = order_metrics(task.metrics, settings.metric)
+    metrics = tuple(name for name in (best, *others) if name not in TEACHER_FORCED)[:NUM_METRICS]
+    log = _open_log(run, best, metrics, folder, hosts)
     alarms = Alarms(show, run.decode)
     sources, targets = group_references(prepared.valid, task.multiple_references)
     lines, references = (_spread(side, settings.valid_lines) for side in (sources, targets))
@@ -98,7 +99,7 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         bar = callbacks.ShowProgress(progress, settings.steps, settings.max_minutes, show)
         generator = make_generator(run, prepared, model)
         after = [callbacks.Evaluate(
-            progress, generator, lines, references, metrics, settings.patience,
+            progress, generator, lines, references, metrics, best, settings.patience,
             distribute(strategy, functools.partial(valid.dataset, shuffle=False, repeat=False)),
             valid.steps_per_epoch, stop, show, [alarms, watching.WriteSamples(generator, log.writer)])]
         if settings.schedule == "plateau":
@@ -129,10 +130,10 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     return progress
 
 
-def _open_log(run: Run, metrics: tuple[str, ...], folder: Path, hosts: Hosts) -> watching.Log:
+def _open_log(run: Run, best: str, metrics: tuple[str, ...], folder: Path, hosts: Hosts) -> watching.Log:
     if not hosts.is_chief:
         return watching.Log(tf.summary.create_noop_writer(), None)
-    names = (f"best_{metrics[0]}", *metrics, "loss", "length_ratio", "repetition")
+    names = (f"best_{best}", *metrics, "loss", "length_ratio", "repetition")
     write_hparams(run, [watching.tag(f"valid_{name}") for name in names], folder / "logs")
     return watching.Log(tf.summary.create_file_writer(str(folder / "logs")), folder / "metrics.jsonl")
 

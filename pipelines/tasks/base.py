@@ -1,11 +1,9 @@
 """What a task is."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Sequence
 
 from pipelines.pairs import Pair
-from tfseq2seq.config import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,15 +35,3 @@ class Task:
     def metric(self) -> str:
         """What chooses the best checkpoint, where a recipe does not say."""
         return self.metrics[0]
-
-    def ordered_metrics(self, first: str | None = None) -> tuple[str, ...]:
-        """The task's metrics, `first` in front where given. Raises ConfigError where it is none of them."""
-        if first is None:
-            return self.metrics
-        if first not in self.metrics:
-            close = difflib.get_close_matches(first, self.metrics, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(
-                f"'train.metric' must be one of {', '.join(self.metrics)} for task {self.name!r}.{hint} "
-                f"Received: {first!r}.")
-        return (first, *(metric for metric in self.metrics if metric != first))

@@ -26,14 +26,6 @@ def test_an_unknown_task_is_refused_with_the_nearest():
         find_task("translatoin")
 
 
-def test_a_chosen_metric_comes_first():
-    task = TASKS["translation"]
-    assert task.ordered_metrics() == task.ordered_metrics("bleu") == ("bleu", "chrf", "ter")
-    assert task.ordered_metrics("ter") == ("ter", "bleu", "chrf")
-    with pytest.raises(ConfigError, match="'train.metric' must be one of bleu, .* Did you mean 'bleu'"):
-        task.ordered_metrics("blue")
-
-
 def test_lengths_are_letters_characters_and_phones():
     assert TASKS["translation"].measure_target("zwei Häuser") == 11
     assert TASKS["pronunciation"].measure_source("ABBEY") == 5

@@ -106,7 +106,8 @@ class Train(Table):
     # Parts of each batch that are computed one after the other, in less memory; the step is the same.
     accumulation_steps: PositiveInt = 1
     clip_norm: NonNegative = 1.0  # largest global gradient norm; 0 turns clipping off
-    metric: str | None = None  # what chooses the best checkpoint; default: the task's own
+    # What chooses the best checkpoint: a metric, or "loss", "perplexity" or "token_accuracy"; default: the task's own.
+    metric: str | None = None
     patience: PositiveInt | None = None  # evaluations without a better metric before training stops
     # Of an exponential moving average of the weights, which is then what is evaluated, and answers; as 0.999.
     average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
