@@ -10,7 +10,8 @@ SOURCE = (HERE / "tfseq2seq" / "__init__.py").read_text("utf-8")
 VERSION = re.search(r'^__version__ = "(.+)"$', SOURCE, re.M).group(1)
 PACKAGES = ["tfseq2seq", "pipelines", "serving"]
 
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13"]  # scipy: chi-squared tests of drawn tokens
+# scipy: chi-squared tests of drawn tokens
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13"]
 
 setup(
     name="tfseq2seq",
