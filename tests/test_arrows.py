@@ -32,6 +32,7 @@ ARROWS = {
     "tfseq2seq.plots": [],
     "tfseq2seq.alarms": [],
     "tfseq2seq.cpu": [],
+    "tfseq2seq.quiet": [],
     "tfseq2seq.tokenizers.*": ["tfseq2seq.structures", "tfseq2seq.files"],
     "tfseq2seq.layers.*": ["tfseq2seq.structures"],
     "tfseq2seq.encoders.*": ["tfseq2seq.layers.*", "tfseq2seq.structures"],

@@ -17,6 +17,7 @@ from tfseq2seq import cpu
 from tfseq2seq.config import ConfigError
 from tfseq2seq.console import progress_bar, show
 from tfseq2seq.interruption import Interrupted
+from tfseq2seq.quiet import import_tensorflow
 
 # Before TensorFlow is imported anywhere: it calls a missing GPU an error, on every start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -163,6 +164,7 @@ def average(
     best: Annotated[int | None, typer.Option(min=1, help="So many of the best ones that are kept.")] = None,
 ) -> None:
     """Make a run whose weights are the mean of several checkpoints of another one."""
+    import_tensorflow()
     from tfseq2seq.runs import average_run
 
     steps = average_run(run_folder, output, last, best)
@@ -180,6 +182,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Decode the held-out split with the best checkpoint and score it beside the task's baseline."""
+    import_tensorflow()
     from tfseq2seq.prediction import share_cores
 
     workers = share_cores(workers)
@@ -205,6 +208,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Decode a held-out split with the best checkpoints of several runs, and tell differences from chance."""
+    import_tensorflow()
     from tfseq2seq.prediction import share_cores
 
     workers = share_cores(workers)
@@ -249,6 +253,7 @@ def predict(
     Interrupted, even by kill -9, the same command goes on after the last whole window: it lies in OUTPUT.part, what
     it is of in OUTPUT.part.json, until OUTPUT is complete. From or to a pipe there is no going on.
     """
+    import_tensorflow()
     from tfseq2seq.prediction import count_gpus, share_cores
 
     replicas = replicas or max(1, count_gpus())
@@ -281,6 +286,7 @@ def distill(
 
     The student trains on it by `tfseq2seq train RECIPE --data OUTPUT`. Interrupted, the same command goes on.
     """
+    import_tensorflow()
     from tfseq2seq.prediction import count_gpus, share_cores
 
     replicas = replicas or max(1, count_gpus())
@@ -303,6 +309,7 @@ def export(
     set_: DecodeSetOption = None,
 ) -> None:
     """Write the best checkpoint as a SavedModel for TensorFlow Serving, after proving that it answers the same."""
+    import_tensorflow()
     from tfseq2seq.runs import export_run, open_run
 
     run, prepared = open_run(run_folder, _values(set_))
@@ -324,6 +331,7 @@ def serve(
         "side, with decode.parts and with decode.jit_compile. Default: as many as there are cores.")] = None,
 ) -> None:
     """Answer gRPC requests as TensorFlow Serving does."""
+    import_tensorflow()
     from serving.server import serve as run_server
 
     def ready(address: str) -> None:
@@ -429,6 +437,7 @@ def demo(
     runs: RunsOption = Path("runs"),
 ) -> None:
     """From nothing to answers over gRPC: obtain data, train, score, export, serve, ask."""
+    import_tensorflow()
     from tfseq2seq.demo import run_demo
 
     run_demo(task, pair, minutes, runs, Console())
@@ -442,6 +451,7 @@ def _load(recipe: Path, data: Path | None, overrides: list[str] | None) -> Any:
         values |= {f"data.{key}": None for key in ("corpus", "pair", "train", "valid", "test")}
         values |= {"data.folder": str(data), "data.sets": []}
     run = load_recipe(recipe, values)
+    import_tensorflow()
     from pipelines.tasks import find_task
     from tfseq2seq.evaluation import order_metrics
 
