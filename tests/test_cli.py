@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import tfseq2seq
 from serving.server import EmbeddedServer
 from tfseq2seq import cli
 
@@ -45,6 +46,13 @@ def pairs(tmp_path):
     for name in ("train", "valid", "test"):
         write(f"{name}.tsv", b"ab\tA B\n")
     return write
+
+
+def test_version_and_help(monkeypatch, capsys):
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == tfseq2seq.__version__
+    assert run(monkeypatch, "--help") == 0
+    assert "from raw text to an answered gRPC request" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_unknown_key_names_the_file_and_the_nearest_key(fails, tmp_path):

