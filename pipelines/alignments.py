@@ -128,11 +128,12 @@ class Alignments:
                 if row >= 0:
                     of_row = flat[splits[row] : splits[row + 1]]
                     numbers[place, : len(of_row)] = of_row
-        # The last word of each axis stands for NO_WORD = -1.
-        aligned = np.zeros([len(rows), target.max(initial=0) + 2, source.max(initial=0) + 2], bool)
-        for place, row in enumerate(rows):
+        of_rows = [self._links[self._splits[row] : self._splits[row + 1]] for row in np.maximum(rows, 0)]
+        # The last word of each axis stands for NO_WORD = -1. A word may be linked and have no token of its own.
+        words = [max(links.max(initial=0) for links in of_rows), source.max(initial=0), target.max(initial=0)]
+        aligned = np.zeros([len(rows), max(words) + 2, max(words) + 2], bool)
+        for place, (row, links) in enumerate(zip(rows, of_rows, strict=True)):
             if row >= 0:
-                links = self._links[self._splits[row] : self._splits[row + 1]]
                 aligned[place, links[:, 1], links[:, 0]] = True
         found = aligned[np.arange(len(rows))[:, None, None], target[:, :, None], source[:, None]]  # [R, T, S]
         return found / np.maximum(found.sum(-1, keepdims=True), 1).astype(np.float32)

@@ -124,7 +124,8 @@ def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: 
         prepared: the run.
         pairs: as many of a split as are wanted.
         replicas: see `Batches`.
-        for_training: whether subwords are drawn anew for each batch and alignments go along, where the recipe says so.
+        for_training: whether weights, rates, subwords drawn anew and alignments are as the recipe says; else every
+            pair comes once, as it is.
     Raises:
         DataError: no pair is within the recipe's lengths.
     """
@@ -142,7 +143,8 @@ def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: 
     return Batches(
         encoded, batch_tokens=data.batch_tokens, num_lengths=data.num_lengths, replicas=replicas,
         seed=run.train.seed, max_source_length=data.max_source_length, max_target_length=data.max_target_length,
-        weights=None if (weights == 1).all() else weights, rates=_rates(pairs, data.temperature),
+        weights=weights if for_training and (weights != 1).any() else None,
+        rates=_rates(pairs, data.temperature) if for_training else None,
         alignments=Alignments(pairs, prepared.source_tokenizer, prepared.target_tokenizer) if aligned else None,
         **sides)
 

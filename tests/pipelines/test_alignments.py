@@ -161,3 +161,12 @@ def test_a_file_that_does_not_fit_the_pairs_is_refused(tmp_path, lines, text):
 def test_an_aligned_pair_is_its_tuple():
     pair = AnnotatedPair("a", "b", alignment="0-0")
     assert pair == ("a", "b") and hash(pair) == hash(("a", "b"))
+
+
+def test_a_linked_word_without_a_token_of_its_own_is_aligned_with_nothing():
+    # One piece may span words that white space parts: here the source has two tokens of word 0 and none of word 5.
+    alignments = next(each for each in make_alignments() if isinstance(each, Alignments))
+    alignments._links, alignments._splits = np.array([[5, 0], [0, 0], [2, 6]], np.int32), np.array([0, 3, 3, 3])
+    found = alignments.distributions(np.array([0, -1]), 6, 5)
+    assert found.shape == (2, 5, 6) and not found[1].any()
+    assert not found[0, -1].any() and not found[0, :, -1].any()  # neither end tokens nor padding

@@ -82,7 +82,8 @@ def test_temperature_sets_the_shares_of_an_epoch(sets, tmp_path, temperature, sh
             "sets": sets, "temperature": temperature, "filter": False, "batch_tokens": 64, "num_lengths": 2,
             **{f"{side}_tokenizer": {"kind": "words", "vocabulary_size": 200} for side in ("source", "target")}}})
     prepared = prepare(run, tmp_path / "run", lambda *_: None)
-    batches = make_batches(prepared, prepared.train, 1)
+    batches, held_out = (make_batches(prepared, prepared.train, 1, for_training=each) for each in (True, False))
+    assert sorted(np.concatenate([rows[rows != EMPTY] for _, rows in held_out.plan(0)])) == list(range(59))
     expected = 59 * np.array(shares) / sum(shares)
     for epoch in range(2):
         drawn = np.concatenate([rows[rows != EMPTY] for _, rows in batches.plan(epoch)])

@@ -36,7 +36,7 @@ class Origin(Table):
 class DataSet(Origin):
     """One of several sets of pairs, see `Data.sets`."""
 
-    # Put before each source, and one token to a tokenizer of subwords or words, as "<2de>" for the language asked for
+    # Put before each source, and one token to a tokenizer of subwords, as "<2de>" for the language asked for
     # (Johnson et al., 2017) or "<bt>" for what was translated back (Caswell et al., 2019).
     source_tag: Annotated[str, Field(pattern=r"^\S+$")] | None = None
     weight: NonNegative = 1.0  # of each of its pairs in the loss
@@ -270,6 +270,10 @@ class Run(Table):
                 f"teacher_forcing_ratio={self.train.teacher_forcing_ratio}, decoder.kind = "
                 f"\"{self.model.decoder.kind}\"")
         self._check_alignments()
+        if self.data.temperature != 1 and not self.data.sets:
+            raise ValueError(
+                "data.temperature mixes data.sets: name several, or leave it out. Received: temperature = "
+                f"{self.data.temperature}, no sets")
         for name in ("coverage_penalty", "replace_unknown"):
             if getattr(self.decode, name) and self.model.decoder.kind == "recurrent":
                 raise ValueError(
