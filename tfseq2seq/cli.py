@@ -40,7 +40,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="A recipe key to override, as train.steps=100. May be repeated.")]
 DecodeSetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A key of [decode] or [export] to override, as decode.beam_size=8. May be repeated.")]
+    typer.Option("--set", help=r"A key of \[decode] or \[export] to override, as decode.beam_size=8. May be repeated.")]
 SplitOption = Annotated[str, typer.Option("--split", help="valid or test.")]
 WorkersOption = Annotated[
     int | None,
