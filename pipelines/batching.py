@@ -1,6 +1,9 @@
 """Batches of few shapes, filled by a budget of tokens, in an order that can be resumed at any step."""
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +14,8 @@ from pipelines.sides import EMPTY, SampledSide, Side
 from tfseq2seq.structures import BOS, PAD
 
 GRID = 24  # lengths a side that padded shapes are chosen from
+
+Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]  # inputs, labels, weights, see `Batches.batch`
 
 
 class Batches:
@@ -58,7 +63,8 @@ class Batches:
                 "Batches needs batch_tokens, num_lengths and replicas of at least 1. Received: "
                 f"batch_tokens={batch_tokens}, num_lengths={num_lengths}, replicas={replicas}.")
         self.seed, self.replicas, self._alignments = seed, replicas, alignments
-        self._planned: tuple[int, list[int]] | None = None  # an epoch, and the shape of each of its batches
+        self._shapes_of = functools.lru_cache(maxsize=1)(lambda epoch: [index for index, _ in self.plan(epoch)])
+        self._plan = functools.lru_cache(maxsize=2)(self.plan)  # two, as batches may be asked for ahead
         self._source: Side | SampledSide = Side(encoded.source_ids, encoded.source_offsets)
         self._target: Side | SampledSide = Side(encoded.target_ids, encoded.target_offsets)
         source, target = self._source.lengths + 1, self._target.lengths + 1  # with EOS
@@ -122,9 +128,7 @@ class Batches:
             batches += [(index, rows) for rows in padded.reshape(self._num_batches[index], -1)]
         return [batches[i] for i in random.permutation(len(batches))] if shuffle else batches
 
-    def batch(
-        self, index: int, rows: np.ndarray, epoch: int = 0, number: int = 0,
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    def batch(self, index: int, rows: np.ndarray, epoch: int = 0, number: int = 0) -> Batch:
         """One planned batch as ({"source" [R, S], "target" [R, T]}, labels [R, T], weights [R, T]).
 
         With alignments there is "alignment" [R, T, S] float32 beside source and target, see `Alignments`. Tokens that
@@ -146,16 +150,25 @@ class Batches:
         total = np.float32(weights.sum())
         return inputs, labels, weights / total if total else weights
 
+    def batch_at(self, step: int) -> Batch:
+        """The shuffled batch that comes after so many, over all epochs."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        return self.batch(*self._plan(epoch)[number], epoch, number)
+
     def shape_at(self, step: int) -> tuple[int, int, int]:
         """Rows, source and target steps of the shuffled batch that comes after so many, over all epochs."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if self._planned is None or self._planned[0] != epoch:
-            self._planned = epoch, [index for index, _ in self.plan(epoch)]
-        index = self._planned[1][place]
+        epoch, number = divmod(step, self.steps_per_epoch)
+        index = self._shapes_of(epoch)[number]
         return self.rows[index], *self.shapes[index]
+
+    @property
+    def signature(self) -> Any:
+        """What batches are, see `signature_of`."""
+        return signature_of(self._alignments is not None)
 
     def dataset(
         self, start_step: int = 0, replicas: Sequence[int] | None = None, shuffle: bool = True, repeat: bool = True,
+        read: Callable[[int], Generator[Batch, None, None]] | None = None,
     ) -> tf.data.Dataset:
         """Batches for `fit`, from any step on exactly those of a run that was never interrupted.
 
@@ -165,6 +178,8 @@ class Batches:
                 place of every batch; default whole batches.
             shuffle: whether every epoch has an order of its own.
             repeat: whether epochs follow without end; else the epoch of `start_step` is the last one.
+            read: where whole batches come from in the place of this process, told `start_step`: those of `batch_at`,
+                without end. For `shuffle` and `repeat` alone.
         Returns:
             tf.data.Dataset of ({"source": [R, S] int32, "target": [R, T] int32}, labels [R, T] int32,
             weights [R, T] float32). Source rows end in EOS; target is BOS and the target ids, labels the
@@ -175,32 +190,40 @@ class Batches:
         """
         first_epoch, skipped = divmod(start_step, self.steps_per_epoch)
 
-        def batches():
+        def here(start_step):
             epoch, skip = first_epoch, skipped
             while repeat or epoch == first_epoch:
                 plan = self.plan(epoch, shuffle)
                 for number in range(skip, len(plan)):
-                    batch = self.batch(*plan[number], epoch, number)
+                    yield self.batch(*plan[number], epoch, number)
+                epoch, skip = epoch + 1, 0
+
+        def batches():
+            with contextlib.closing((read or here)(start_step)) as whole:  # at once, not when it is collected
+                for batch in whole:
                     if replicas is None:
                         yield batch
                     else:
                         yield from (self._rows_of(replica, batch) for replica in replicas)
-                epoch, skip = epoch + 1, 0
 
-        ids = tf.TensorSpec([None, None], tf.int32)
-        inputs = {"source": ids, "target": ids}
-        if self._alignments is not None:
-            inputs["alignment"] = tf.TensorSpec([None, None, None], tf.float32)
-        signature = (inputs, ids, tf.TensorSpec([None, None], tf.float32))
         parts = 1 if replicas is None else len(replicas)
         cardinality = tf.data.INFINITE_CARDINALITY if repeat else (self.steps_per_epoch - skipped) * parts
         options = tf.data.Options()  # one process makes every batch; a strategy only splits it
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        data = tf.data.Dataset.from_generator(batches, output_signature=signature).with_options(options)
+        data = tf.data.Dataset.from_generator(batches, output_signature=self.signature).with_options(options)
         return data.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(tf.data.AUTOTUNE)
 
     def _rows_of(self, replica, batch):
         return tf.nest.map_structure(lambda each: np.split(each, self.replicas)[replica], batch)
+
+
+def signature_of(aligned: bool) -> Any:
+    """What batches are, with or without "alignment", as (inputs, labels, weights) of `tf.TensorSpec`."""
+    ids = tf.TensorSpec([None, None], tf.int32)
+    inputs = {"source": ids, "target": ids}
+    if aligned:
+        inputs["alignment"] = tf.TensorSpec([None, None, None], tf.float32)
+    return inputs, ids, tf.TensorSpec([None, None], tf.float32)
 
 
 def _take(group: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:

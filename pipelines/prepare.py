@@ -31,7 +31,7 @@ Progress = Callable[[str, float, float | None], None]
 # Keys one may change between two calls of the same run; all others shape what is already there.
 FREE_KEYS = (
     "train.steps", "train.max_minutes", "train.patience", "train.keep_checkpoints", "train.divergence_retries",
-    "train.profile_steps", "decode", "export")
+    "train.profile_steps", "train.data_service", "decode", "export")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +107,19 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
 
 def load_prepared(folder: Path) -> Prepared:
     """Reads a prepared run. Raises ConfigError where `folder` holds none."""
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"{folder}: holds no run (no config.json); make one with `tfseq2seq train RECIPE`.")
+    refuse_no_run(folder)
     run = load_recipe(folder / "config.json")
     source = load_tokenizer(folder / "tokenizers" / "source")
     target = source if run.data.share_tokenizer else load_tokenizer(folder / "tokenizers" / "target")
     train, valid, test = (_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in Splits._fields)
     left_out = json.loads((folder / "data" / "left-out.json").read_text(encoding="utf-8"))
     return Prepared(run, find_task(run.task), train, valid, test, _cutting(source, run), target, left_out)
+
+
+def refuse_no_run(folder: Path) -> None:
+    """Raises ConfigError where `folder` holds no prepared run."""
+    if not (folder / "config.json").exists():
+        raise ConfigError(f"{folder}: holds no run (no config.json); make one with `tfseq2seq train RECIPE`.")
 
 
 def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: bool = False) -> Batches:

@@ -106,6 +106,7 @@ ARROWS = {
         "tfseq2seq.watching",
         "tfseq2seq.hparams",
         "pipelines.batching",
+        "pipelines.feeding",
         "pipelines.prepare",
     ],
     "tfseq2seq.converters.*": LIBRARY,

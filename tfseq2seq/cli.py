@@ -173,6 +173,30 @@ def train(
 
 
 @app.command()
+def feed(
+    run_folder: RunArgument,
+    port: Annotated[int, typer.Option(min=0, max=65534, help="It and the next one are taken; 0: free ones.")] = 5050,
+    host: Annotated[str, typer.Option(help="Name or address by which trainings reach this machine.")] = "localhost",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make batches.")] = 1,
+) -> None:
+    """Make the batches of a run's training beside it or on another machine, until Ctrl-C or SIGTERM.
+
+    Training asks for them with --set train.data_service=grpc://HOST:PORT, and learns the same as without. For further
+    machines, start the command on each with a --host of its own and a run folder of the same data (`tfseq2seq prepare`
+    makes it), and give training all addresses: they take turns. Whoever reaches the ports can run graphs here: leave
+    them open in a network that you trust alone.
+    """
+    from pipelines.feed_server import serve_feed
+
+    def ready(address: str) -> None:
+        show.print(
+            f"feeding {run_folder} at {address}; train with: --set train.data_service={address}", highlight=False,
+            soft_wrap=True)
+
+    serve_feed(run_folder, port, host, workers, ready)
+
+
+@app.command()
 def average(
     run_folder: RunArgument,
     output: Annotated[Path, typer.Argument(help="The folder of the new run.", show_default=False)],

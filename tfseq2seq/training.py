@@ -1,5 +1,6 @@
 """Training a prepared run: strategy, model, `fit`, and going on where it stopped."""
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -9,6 +10,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from pipelines.batching import Batches
+from pipelines.feeding import FeedReader, fingerprint
 from pipelines.prepare import Prepared, load_prepared, make_batches
 from tfseq2seq import callbacks, checkpoints, watching
 from tfseq2seq.alarms import Alarms
@@ -62,6 +64,7 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     Raises:
         Interrupted: Ctrl-C or SIGTERM; everything is saved.
         ValueError: the data leave nothing to train on, devices are missing, or training diverged too often.
+        FeedError: `train.data_service` does not answer, or makes other batches.
     """
     settings = run.train
     if (folder / AVERAGED).exists():
@@ -72,6 +75,11 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     keras.utils.set_random_seed(settings.seed)
     batches = make_batches(prepared, prepared.train, strategy.num_replicas_in_sync, for_training=True)
     valid = make_batches(prepared, _spread(prepared.valid, settings.valid_lines), strategy.num_replicas_in_sync)
+    feed = None
+    if settings.data_service is not None:
+        feed = FeedReader(settings.data_service, batches, fingerprint(prepared))
+        feed.check()
+        show.print(f"batches come from {', '.join(feed.addresses)}", highlight=False)
     with strategy.scope():
         rate = make_schedule(settings, run.model.decoder.units)
         model = _compiled_model(run, prepared, rate)
@@ -118,7 +126,7 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
             _evaluate_if_due(model, progress, settings, [stop, *after])
             while stop.received is None:
                 try:
-                    _fit(model, batches, progress, settings, watch)
+                    _fit(model, batches, feed, progress, settings, watch)
                     break
                 except Diverged as error:
                     _go_back(folder / "checkpoints", model, progress, settings, hosts, rate, error, show)
@@ -225,15 +233,19 @@ def _vocabularies(prepared: Prepared) -> tuple[list[str], list[str]]:
     return prepared.source_tokenizer.vocabulary(), prepared.target_tokenizer.vocabulary()
 
 
-def _fit(model: Seq2Seq, batches: Batches, progress: callbacks.Progress, settings, watch: list) -> None:
+def _fit(
+    model: Seq2Seq, batches: Batches, feed: FeedReader | None, progress: callbacks.Progress, settings, watch: list,
+) -> None:
     """Runs `fit` so that its epochs end at multiples of `evaluate_every`, wherever it starts."""
     every = settings.evaluate_every
     while progress.step < settings.steps and not _finished(progress, settings):
         left, first = settings.steps - progress.step, every - progress.step % every
         # A first epoch up to the next multiple, then all whole ones at once, then what is left.
         length, epochs = (every, left // every) if first == every <= left else (min(first, left), 1)
-        data = distribute(model.distribute_strategy, functools.partial(batches.dataset, progress.step))
-        model.fit(data, steps_per_epoch=length, epochs=epochs, verbose=0, shuffle=False, callbacks=watch)
+        make = functools.partial(batches.dataset, progress.step, read=feed.read if feed else None)
+        with feed.explaining_loss() if feed else contextlib.nullcontext():
+            data = distribute(model.distribute_strategy, make)
+            model.fit(data, steps_per_epoch=length, epochs=epochs, verbose=0, shuffle=False, callbacks=watch)
         if model.stop_training:
             return
 

@@ -1,6 +1,7 @@
 """A whole recipe: its top level, and the tables of data, training, decoding and export."""
 
 import math
+import re
 from typing import Annotated, Literal
 
 import pydantic
@@ -115,6 +116,8 @@ class Train(Table):
     divergence_retries: Annotated[int, Field(ge=0)] = 3
     valid_lines: PositiveInt = 1000  # held-out lines decoded at each evaluation
     profile_steps: list[PositiveInt] | None = None  # the first and the last of a TensorBoard profile, as [100, 110]
+    # Where `tfseq2seq feed` makes the batches, as "grpc://host:5050", or several that take turns; default: training.
+    data_service: str | list[str] | None = None
     replicas: PositiveInt | None = None  # default: every visible device
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
@@ -144,6 +147,11 @@ class Train(Table):
             raise ValueError(
                 "teacher_forcing_ratio is the least share that a schedule falls to: set it below 1, as 0. Received: "
                 f"teacher_forcing_ratio = 1 with teacher_forcing_schedule = \"{kind}\"")
+        services = [self.data_service] if isinstance(self.data_service, str) else self.data_service
+        if services is not None and not (services and all(re.fullmatch(r"grpc://\S+:\d+", each) for each in services)):
+            raise ValueError(
+                "data_service needs addresses that `tfseq2seq feed` prints, as \"grpc://host:5050\". Received: "
+                f"{self.data_service!r}")
         profiled = self.profile_steps
         if profiled is not None and (len(profiled) != 2 or profiled[0] > profiled[1]):
             raise ValueError(
