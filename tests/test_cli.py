@@ -122,7 +122,7 @@ def test_a_wrong_argument_is_usage(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", [
-    "check", "describe", "prepare", "train", "evaluate", "predict", "distill", "export", "serve", "request",
+    "check", "describe", "prepare", "feed", "train", "evaluate", "predict", "distill", "export", "serve", "request",
     "demo"])
 def test_every_command_has_help(monkeypatch, capsys, command):
     assert run(monkeypatch, command, "--help") == 0
