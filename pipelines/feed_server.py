@@ -21,6 +21,7 @@ import tensorflow as tf
 from pipelines.batching import signature_of
 from pipelines.feeding import HELLO, fingerprint
 from pipelines.prepare import Prepared, load_prepared, make_batches, refuse_no_run
+from tfseq2seq import quiet
 
 _service = tf.data.experimental.service
 
@@ -55,7 +56,8 @@ class Feed:
         # which need that lock, so that it cannot be stopped but by the end of its process.
         context = multiprocessing.get_context("spawn")
         told, tell = context.Pipe(duplex=False)
-        self.process = context.Process(target=_serve, args=(tell, folder, port, host, workers))
+        self.process = context.Process(
+            target=quiet.call, args=(__name__, _serve.__name__, tell, folder, port, host, workers))
         self.process.start()
         tell.close()
         try:
@@ -141,7 +143,8 @@ def _maker(prepared: Prepared) -> Callable[[int, int], list[np.ndarray]]:
 
 def _pool_of(folder: Path, workers: int) -> Callable[[int, int], list[np.ndarray]]:
     """As `_maker`, but other processes make them."""
-    pool = futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (folder,))
+    pool = futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), quiet.call, (__name__, _begin.__name__, folder))
 
     def make(step: int, replicas: int) -> list[np.ndarray]:
         try:

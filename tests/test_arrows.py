@@ -110,7 +110,7 @@ ARROWS = {
         "pipelines.prepare",
     ],
     "tfseq2seq.converters.*": LIBRARY,
-    "pipelines.*": CONTRACTS,  # never the model
+    "pipelines.*": [*CONTRACTS, "tfseq2seq.quiet"],  # never the model
     "serving.signatures": [],
     "serving.protocol": [],
     "serving": [],
@@ -131,6 +131,7 @@ ARROWS = {
     "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
+    "tfseq2seq.largest_batch": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.sequence_distillation": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.demo": ["tfseq2seq.*", "pipelines.*", "serving.*"],
     "tfseq2seq.cli": ["tfseq2seq.*", "pipelines.*", "serving.*"],

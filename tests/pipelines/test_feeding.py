@@ -38,6 +38,7 @@ def start_feed(folder, *options, port=0):
         [*COMMAND, "feed", str(folder), "--port", str(port), *options], stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "300"})
     for line in process.stderr:
+        assert "port.cc" not in line  # what TensorFlow says of a missing GPU, in each process
         if " at grpc://" in line:
             threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
             return process, line.partition(" at ")[2].partition(";")[0]
