@@ -122,8 +122,8 @@ def test_a_wrong_argument_is_usage(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", [
-    "check", "describe", "prepare", "feed", "train", "evaluate", "predict", "distill", "export", "serve", "request",
-    "demo"])
+    "check", "describe", "prepare", "largest-batch", "feed", "train", "evaluate", "predict", "distill", "export",
+    "serve", "request", "demo"])
 def test_every_command_has_help(monkeypatch, capsys, command):
     assert run(monkeypatch, command, "--help") == 0
     assert "Usage: tfseq2seq " + command in capsys.readouterr().out

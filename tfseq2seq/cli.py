@@ -172,6 +172,24 @@ def train(
     train_run(run, runs / run.name)
 
 
+@app.command(name="largest-batch")
+def largest_batch(
+    recipe: RecipeArgument, data: DataOption = None, set_: SetOption = None,
+    memory: Annotated[float | None, typer.Option(
+        help="GB that training may take, on CPUs; default: what is free.", show_default=False)] = None,
+    margin: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the memory to leave.")] = 0.1,
+) -> None:
+    """Find the largest data.batch_tokens whose training steps fit in memory, by trying. Trains nothing."""
+    run = _load(recipe, data, set_)
+    import_tensorflow()
+    from tfseq2seq.largest_batch import find_for_run
+
+    with progress_bar() as report:
+        found = find_for_run(run, report, None if memory is None else int(memory * 1e9), margin)
+    show.print(found.render(), highlight=False)
+    print(found.batch_tokens)
+
+
 @app.command()
 def feed(
     run_folder: RunArgument,
@@ -186,6 +204,7 @@ def feed(
     makes it), and give training all addresses: they take turns. Whoever reaches the ports can run graphs here: leave
     them open in a network that you trust alone.
     """
+    import_tensorflow()
     from pipelines.feed_server import serve_feed
 
     def ready(address: str) -> None:

@@ -80,12 +80,7 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         feed = FeedReader(settings.data_service, batches, fingerprint(prepared))
         feed.check()
         show.print(f"batches come from {', '.join(feed.addresses)}", highlight=False)
-    with strategy.scope():
-        rate = make_schedule(settings, run.model.decoder.units)
-        model = _compiled_model(run, prepared, rate)
-        if settings.teacher is not None:  # after the model, whose first weights are then as without
-            model.distillation, step = load_distillation(run, prepared)
-            show.print(f"teacher: step {step} of {settings.teacher}", highlight=False)
+    model, rate = make_model(run, prepared, strategy, show)
     progress = _restore(folder / "checkpoints", model, hosts)
     rate.scale.assign(progress.rate_scale)
     if not progress.step and settings.start_from is not None:
@@ -136,6 +131,19 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         stop.raise_if_received()
     alarms.say_last()
     return progress
+
+
+def make_model(
+    run: Run, prepared: Prepared, strategy: tf.distribute.Strategy, show: Console,
+) -> tuple[Seq2Seq, WarmupSchedule]:
+    """A model as training begins with it, ready for `fit`, and the schedule of its optimizer."""
+    with strategy.scope():
+        rate = make_schedule(run.train, run.model.decoder.units)
+        model = _compiled_model(run, prepared, rate)
+        if run.train.teacher is not None:  # after the model, whose first weights are then as without
+            model.distillation, step = load_distillation(run, prepared)
+            show.print(f"teacher: step {step} of {run.train.teacher}", highlight=False)
+    return model, rate
 
 
 def _open_log(run: Run, best: str, metrics: tuple[str, ...], folder: Path, hosts: Hosts) -> watching.Log:
