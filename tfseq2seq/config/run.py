@@ -73,7 +73,7 @@ class Train(Table):
     optimizer: Literal[
         "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb", "lion", "muon", "nadam",
         "rmsprop", "sgd"] = "adam"
-    optimizer_options: dict[str, bool | int | float | list[str]] = {}  # by their names in Keras, as { weight_decay = 0.1 }
+    optimizer_options: dict[str, bool | int | float | list[str]] = {}  # by their names in Keras: { weight_decay = 0.1 }
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # the peak; for noam the factor
     schedule: Literal[
         "constant", "inverse_square_root", "noam", "linear", "cosine", "plateau"] = "inverse_square_root"
