@@ -135,6 +135,7 @@ ARROWS = {
     "tfseq2seq.sequence_distillation": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.demo": ["tfseq2seq.*", "pipelines.*", "serving.*"],
     "tfseq2seq.cli": ["tfseq2seq.*", "pipelines.*", "serving.*"],
+    "tfseq2seq.cli.*": ["tfseq2seq.*", "pipelines.*", "serving.*"],
 }
 TENSORFLOW = {"tensorflow", "tensorflow_text", "tensorflow_serving", "keras"}
 

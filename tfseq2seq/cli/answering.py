@@ -1,0 +1,151 @@
+"""Commands that decode with a run's checkpoints."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tfseq2seq.cli.shared import (
+    BatchTokensOption,
+    DecodeSetOption,
+    ReplicasOption,
+    RestartOption,
+    RunArgument,
+    SplitOption,
+    WindowOption,
+    WorkersOption,
+    to_values,
+)
+from tfseq2seq.console import progress_bar, show
+from tfseq2seq.quiet import import_tensorflow
+
+FORMATS_HELP = (
+    "text: the best hypothesis; tsv: line number, score and text of each, with tab, line end and backslash in the text "
+    "escaped; jsonl: an object a line. Default: text, or tsv for several hypotheses.")
+
+
+def evaluate(
+    run_folder: RunArgument,
+    split: SplitOption = "test",
+    lines: Annotated[int | None, typer.Option(help="Only the first so many sources.")] = None,
+    workers: WorkersOption = None,
+    set_: DecodeSetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Decode the held-out split with the best checkpoint and score it beside the task's baseline."""
+    import_tensorflow()
+    from tfseq2seq.prediction import share_cores
+
+    workers = share_cores(workers)
+    from tfseq2seq.evaluation import as_dict, render_table
+    from tfseq2seq.runs import evaluate_run, open_run
+
+    run, prepared = open_run(run_folder, to_values(set_))
+    with progress_bar() as report:
+        scores = evaluate_run(run, prepared, run_folder, split, lines, report, workers)
+    if as_json:
+        print(json.dumps({system: as_dict(values) for system, values in scores.items()}, indent=2))
+    else:
+        Console().print(render_table(scores, title=f"{run.name}, {split}"))
+
+
+def compare(
+    run_folders: Annotated[list[Path], typer.Argument(help="Two or more run folders.", show_default=False)],
+    split: SplitOption = "test",
+    samples: Annotated[int, typer.Option(min=1, help="Of the paired bootstrap.")] = 1000,
+    workers: WorkersOption = None,
+    set_: DecodeSetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Decode a held-out split with the best checkpoints of several runs, and tell differences from chance."""
+    import_tensorflow()
+    from tfseq2seq.prediction import share_cores
+
+    workers = share_cores(workers)
+    import dataclasses
+
+    from tfseq2seq.runs import compare_runs
+    from tfseq2seq.significance import render_comparison
+
+    with progress_bar() as report:
+        found = compare_runs(run_folders, split, report, to_values(set_), workers, samples)
+    if as_json:
+        print(json.dumps(
+            {system: {name: dataclasses.asdict(value) for name, value in metrics.items()}
+             for system, metrics in found.items()}, indent=2))
+    else:
+        Console().print(render_comparison(found, title=split))
+
+
+def predict(
+    run_folder: RunArgument,
+    source: Annotated[
+        Path | None, typer.Argument(help="Lines of UTF-8, plain or .gz; default, or -: standard input.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Packed if named .gz; default: standard output.")] = None,
+    n_best: Annotated[int, typer.Option(help="Hypotheses a line, best first.")] = 1,
+    scores: Annotated[bool, typer.Option("--scores", help="The same as --format tsv.")] = False,
+    output_format: Annotated[str | None, typer.Option("--format", help=FORMATS_HELP, show_default=False)] = None,
+    workers: WorkersOption = None,
+    replicas: ReplicasOption = None,
+    window: WindowOption = 10_000,
+    batch_tokens: BatchTokensOption = None,
+    set_: DecodeSetOption = None,
+    restart: RestartOption = False,
+) -> None:
+    """Answer the lines of a file of any size with a run's best checkpoint, in their order.
+
+    One line in, one answer out: an empty line is a source too; "\\n" or "\\r\\n" ends a line; a line beyond
+    export.max_source_length tokens is cut there, and counted. A file is read once before it is decoded, so that bytes
+    that are not UTF-8 are refused at once, with the line's number.
+
+    Interrupted, even by kill -9, the same command goes on after the last whole window: it lies in OUTPUT.part, what
+    it is of in OUTPUT.part.json, until OUTPUT is complete. From or to a pipe there is no going on.
+    """
+    import_tensorflow()
+    from tfseq2seq.prediction import count_gpus, share_cores
+
+    replicas = replicas or max(1, count_gpus())
+    workers = share_cores(workers or (1 if replicas > 1 else None))
+    from tfseq2seq.runs import open_run, predict_file
+
+    if scores and output_format == "text":
+        raise typer.BadParameter("--format text holds no scores; give tsv or jsonl, or leave out --scores.")
+    run, prepared = open_run(run_folder, to_values(set_))
+    predict_file(
+        run, prepared, run_folder, None if source == Path("-") else source, output, num_hypotheses=n_best,
+        output_format=output_format or ("tsv" if scores or n_best > 1 else "text"), window=window,
+        batch_tokens=batch_tokens, workers=workers, replicas=replicas, restart=restart)
+
+
+def distill(
+    run_folder: RunArgument,
+    output: Annotated[Path, typer.Argument(help="The data folder to make.", show_default=False)],
+    closest: Annotated[bool, typer.Option(
+        "--closest", help="Of decode.beam_size answers the one closest to the reference, by sentence BLEU.")] = False,
+    workers: WorkersOption = None,
+    replicas: ReplicasOption = None,
+    window: WindowOption = 10_000,
+    batch_tokens: BatchTokensOption = None,
+    set_: DecodeSetOption = None,
+    restart: RestartOption = False,
+) -> None:
+    """Make a data folder for a student: a run's train sources with its own answers, and its valid and test pairs.
+
+    The student trains on it by `tfseq2seq train RECIPE --data OUTPUT`. Interrupted, the same command goes on.
+    """
+    import_tensorflow()
+    from tfseq2seq.prediction import count_gpus, share_cores
+
+    replicas = replicas or max(1, count_gpus())
+    workers = share_cores(workers or (1 if replicas > 1 else None))
+    from tfseq2seq.runs import open_run
+    from tfseq2seq.sequence_distillation import distill_run
+
+    run, prepared = open_run(run_folder, to_values(set_))
+    count = distill_run(
+        run, prepared, run_folder, output, closest=closest, window=window, batch_tokens=batch_tokens, workers=workers,
+        replicas=replicas, restart=restart)
+    show.print(f"{output}: {count:,} train pairs; next: tfseq2seq train RECIPE --data {output}", highlight=False)
