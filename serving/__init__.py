@@ -3,5 +3,6 @@
 - `signatures`: what a client may ask for.        - `protocol`: the messages, without TensorFlow.
 - `client`: asks a server, without TensorFlow.    - `server`: answers as TensorFlow Serving does.
 - `servables`: SavedModels ready to answer.       - `export`: writes a SavedModel that proved itself.
-- `folders`: where versions and their warm-up requests lie.
+- `replay`: held-out lines as requests.           - `checking`: asks them again, and checks the files.
+- `checksums`: of a version's files.              - `folders`: where versions lie, and their labels.
 """

@@ -115,7 +115,11 @@ ARROWS = {
     "serving.protocol": [],
     "serving": [],
     "serving.client": ["serving.signatures", "serving.protocol"],
-    "serving.folders": [],
+    "serving.folders": ["tfseq2seq.files"],
+    "serving.checksums": ["serving.folders"],
+    "serving.replay": ["serving.signatures"],
+    "serving.checking": [
+        "serving.checksums", "serving.folders", "serving.replay", "serving.servables", "serving.signatures"],
     "serving.servables": ["serving.folders", "serving.signatures"],
     "serving.server": ["serving.folders", "serving.servables", "serving.signatures"],
     "serving.export": [
@@ -123,7 +127,9 @@ ARROWS = {
         "tfseq2seq.generation",
         "pipelines.text",
         "pipelines.audio",
+        "serving.checksums",
         "serving.folders",
+        "serving.replay",
         "serving.servables",
         "serving.signatures",
     ],

@@ -288,15 +288,26 @@ def export_run(
     """
     from serving.export import export
 
-    pairs = (prepared.valid or prepared.test or prepared.train)[: run.export.check_lines]
+    split = next(name for name in ("valid", "test", "train") if getattr(prepared, name))
+    pairs = getattr(prepared, split)
+    sources, references = group_references(pairs, prepared.task.multiple_references)
+    sources, references = sources[: run.export.check_lines], references[: run.export.check_lines]
     generator = best_generator(run, prepared, folder)
+
+    def score(answers):
+        scores = evaluate(prepared.task.metrics, sources, answers, references)
+        return {"split": split, "first_lines": len(sources), run.name: as_dict(scores)}
+
     path = folder / "scores-test.json"
     scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    about = {
+        "step": generator.step,
+        "scores": scores if scores.get("step") == generator.step else None}  # else they are another checkpoint's
     return export(
-        generator, output, version, config_json=run.model_dump_json(indent=2),
-        check_sources=[source for source, _ in pairs], check_targets=[target for _, target in pairs],
-        num_hypotheses=run.export.num_hypotheses, progress=report,
-        scores=scores if scores.get("step") == generator.step else None)  # else they are another checkpoint's
+        generator, output, version, config_json=run.model_dump_json(indent=2), check_sources=sources,
+        check_targets=[targets[0] for targets in references], num_hypotheses=run.export.num_hypotheses,
+        warm_up_lines=run.export.warm_up_lines, about=about, score=score, progress=report,
+        tokenizers=dict(zip(("source", "target"), generator.tokenizers, strict=True)))
 
 
 def best_generator(run: Run, prepared: Prepared, folder: Path) -> Generator:

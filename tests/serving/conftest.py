@@ -17,7 +17,7 @@ def exported(tmp_path_factory):
         check_sources=["one", "three"],
         check_targets=["un", "trois"],
         num_hypotheses=2,
-        scores={"bleu": 12.5},
+        about={"scores": {"bleu": 12.5}},
     )
     return folder
 

@@ -21,15 +21,22 @@ def export(
     run_folder: RunArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/export.")] = None,
     version: Annotated[int | None, typer.Option(help="Default: the next free number.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Give the new version this label, as stable. May be repeated.")] = None,
     set_: DecodeSetOption = None,
 ) -> None:
     """Write the best checkpoint as a SavedModel for TensorFlow Serving, after proving that it answers the same."""
     import_tensorflow()
+    from serving.folders import change_labels, check_label
     from tfseq2seq.runs import export_run, open_run
 
+    for name in label or []:
+        check_label(name)
     run, prepared = open_run(run_folder, to_values(set_))
     with progress_bar() as report:
         path = export_run(run, prepared, run_folder, output or run_folder / "export", version, report)
+    if label:
+        change_labels(path.parent, dict.fromkeys(label, int(path.name)))
     show.print(f"exported to {path}; next: tfseq2seq serve {path.parent}", highlight=False)
 
 

@@ -250,7 +250,8 @@ class Export(Table):
 
     num_hypotheses: PositiveInt = 4  # width of the answers of serving_default, at most decode.beam_size
     max_source_length: PositiveInt = 256  # tokens; longer requests are cut here
-    check_lines: PositiveInt = 32  # held-out lines replayed through checkpoint and SavedModel
+    check_lines: PositiveInt = 32  # held-out lines replayed through checkpoint and SavedModel, and kept in it
+    warm_up_lines: PositiveInt = 5  # of these, short to long, that a server answers before it is ready
 
 
 class Run(Table):
