@@ -10,8 +10,10 @@ SOURCE = (HERE / "tfseq2seq" / "__init__.py").read_text("utf-8")
 VERSION = re.search(r'^__version__ = "(.+)"$', SOURCE, re.M).group(1)
 PACKAGES = ["tfseq2seq", "pipelines", "serving"]
 
-# scipy: chi-squared tests of drawn tokens
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13"]
+# scipy: chi-squared tests of drawn tokens; pyyaml, jsonschema, check-jsonschema: of what serving-config writes
+TEST = [
+    "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13", "pyyaml>=6", "jsonschema>=4.23",
+    "check-jsonschema>=0.33"]
 
 setup(
     name="tfseq2seq",
@@ -22,7 +24,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[*PACKAGES, *(f"{package}.*" for package in PACKAGES)]),
-    package_data={"pipelines": ["recipes/*.toml"]},
+    package_data={"pipelines": ["recipes/*.toml"], "serving": ["tensorflow_serving/templates/*"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",

@@ -122,6 +122,8 @@ ARROWS = {
         "serving.checksums", "serving.folders", "serving.replay", "serving.servables", "serving.signatures"],
     "serving.servables": ["serving.folders", "serving.signatures"],
     "serving.server": ["serving.folders", "serving.servables", "serving.signatures"],
+    "serving.tensorflow_serving": [],
+    "serving.tensorflow_serving.settings": ["serving.folders", "tfseq2seq.files"],
     "serving.export": [
         *LIBRARY,
         "tfseq2seq.generation",

@@ -31,7 +31,7 @@ FAILED, INTERRUPTED = 1, 130  # SIGTERM in training gives 143
 COMMANDS = (
     learning.check, learning.describe, learning.prepare, learning.train, learning.largest_batch, learning.feed,
     learning.average, answering.evaluate, answering.compare, answering.predict, answering.distill, serving.export,
-    exporting.check_export, exporting.label, serving.serve, serving.request, learning.demo)
+    exporting.check_export, exporting.label, exporting.serving_config, serving.serve, serving.request, learning.demo)
 for command in COMMANDS:
     app.command()(command)
 

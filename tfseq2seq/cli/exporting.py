@@ -49,3 +49,29 @@ def label(
     labels = change_labels(folder, labels, remove) if labels or remove else read_labels(folder)
     for number, path in find_versions(folder).items():
         print("\t".join([str(number), ",".join(name for name, each in labels.items() if each == number), str(path)]))
+
+
+def serving_config(
+    exports: Annotated[list[str], typer.Argument(
+        help="An export folder that holds VERSION/ folders; of several, each as NAME=FOLDER.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the files go.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Of the deployment, and of a model without a name.")] = "tfseq2seq",
+    cores: Annotated[int | None, typer.Option(min=1, help="Of one server. Default: this machine's.")] = None,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Most rows that are answered together.")] = 32,
+    replicas: Annotated[int, typer.Option(min=1, help="Least servers in Kubernetes.")] = 2,
+    image: Annotated[str, typer.Option(help="TensorFlow Serving's.")] = "tensorflow/serving:latest",
+) -> None:
+    """Write what TensorFlow Serving needs: models with their labels, batching, a start command, Compose, Kubernetes."""
+    from serving.tensorflow_serving.settings import write_settings
+
+    named: dict[str, str] = {}
+    for item in exports:
+        model, separator, folder = item.rpartition("=")
+        if not separator and len(exports) > 1:
+            raise typer.BadParameter(f"serving-config needs NAME=FOLDER of several exports. Received: {item!r}.")
+        if separator and model in named:
+            raise typer.BadParameter(f"serving-config needs another name for each export. Received: {model!r} twice.")
+        named[model if separator else name] = folder
+    for path in write_settings(
+            named, output, name=name, cores=cores, max_batch_size=max_batch_size, replicas=replicas, image=image):
+        print(path)
