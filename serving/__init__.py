@@ -4,5 +4,6 @@
 - `client`: asks a server, without TensorFlow.    - `server`: answers as TensorFlow Serving does.
 - `servables`: SavedModels ready to answer.       - `export`: writes a SavedModel that proved itself.
 - `replay`: held-out lines as requests.           - `checking`: asks them again, and checks the files.
+- `weights`: in fewer bytes.
 - `checksums`: of a version's files.              - `folders`: where versions lie, and their labels.
 """

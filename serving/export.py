@@ -1,5 +1,6 @@
 """Writes a SavedModel that takes raw strings, after proof that it answers as the model it was made from."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -30,6 +31,7 @@ from serving.signatures import (
     SIGNATURES,
     TOKENIZE,
 )
+from serving.weights import PackedWeights
 from tfseq2seq.files import sync_folder
 
 NUM_ALONE = 8  # check lines that are asked one by one as well
@@ -51,7 +53,7 @@ def export(
     generator: Any, folder: str | os.PathLike[str], version: int | None = None, *, config_json: str,
     check_sources: Sequence[str], check_targets: Sequence[str], num_hypotheses: int = 1, warm_up_lines: int = 5,
     tokenizers: Mapping[str, Any] | None = None, about: Mapping[str, Any] | None = None,
-    score: Callable[[list[str]], Any] | None = None,
+    packed: PackedWeights | None = None, score: Callable[[list[str]], Any] | None = None,
     progress: Callable[[str, float, float | None], None] = lambda *_: None,
 ) -> Path:
     """Writes `folder`/VERSION, where a server finds it whole or not at all.
@@ -71,6 +73,8 @@ def export(
         warm_up_lines: how many of the check lines a server answers by each signature before it is ready.
         tokenizers: by the name of the folder below assets.extra/tokenizers that each is saved in.
         about: what JSON can hold, kept in assets.extra/export.json.
+        packed: the form in which the weights are saved; the generator's weights must be rounded to it. Default: as
+            they are.
         score: serving_default's best answers to the check lines to what JSON can hold, kept there as "check_scores".
         progress: told (stage, done, total).
     Returns:
@@ -97,7 +101,8 @@ def export(
         progress("exporting", 0, 3)
         functions = _trace(generator, num_hypotheses)
         progress("exporting", 1, 3)
-        _write_model(generator, functions, temporary)
+        saved = functions if packed is None else _trace(generator, num_hypotheses, packed)
+        _write_model(generator, saved, packed, temporary)
         real = {name: {each: rows[:-1] for each, rows in by_input.items()} for name, by_input in inputs.items()}
         write_warm_up(temporary / WARM_UP, real, warm_up_lines, alone=generator.decode.jit_compile)
         progress("exporting", 2, 3)
@@ -121,18 +126,25 @@ def export(
             folder.rmdir()
 
 
-def _trace(generator: Any, num_hypotheses: int) -> dict[str, Any]:
-    """Signature -> the concrete function behind it."""
+def _trace(generator: Any, num_hypotheses: int, packed: PackedWeights | None = None) -> dict[str, Any]:
+    """Signature -> the concrete function behind it, which unpacks its weights where they are packed."""
 
     def with_width(function):
         return lambda **inputs: function(num_hypotheses=num_hypotheses, **inputs)
+
+    def unpacking(function):
+        def call(**inputs):
+            with packed.in_graph() if packed else contextlib.nullcontext():
+                return function(**inputs)
+
+        return call
 
     functions = {
         SERVING_DEFAULT: with_width(generator.beam), GREEDY: generator.greedy, BEAM: with_width(generator.beam_with),
         SAMPLE: with_width(generator.sample_with), ALTERNATIVES: with_width(generator.alternatives),
         SCORE: generator.score, TOKENIZE: generator.tokenize}
     return {
-        name: tf.function(functions[name]).get_concrete_function(**{
+        name: tf.function(unpacking(functions[name])).get_concrete_function(**{
             each: tf.TensorSpec([None], dtype, name=each) for each, dtype in signature.inputs.items()})
         for name, signature in SIGNATURES.items()}
 
@@ -182,9 +194,13 @@ def _settings(settings: list[dict[str, Any]], name: str, dtype: str, num_rows: i
     return [settings[row % len(settings)].get(name, AS_EXPORTED[dtype]) for row in range(num_rows)]
 
 
-def _write_model(generator: Any, functions: dict[str, Any], folder: Path) -> None:
+def _write_model(generator: Any, functions: dict[str, Any], packed: PackedWeights | None, folder: Path) -> None:
     model = tf.Module(name="served_model")
-    model.generator = generator  # whose variables and tables go along
+    # Their variables and tables go along.
+    if packed is None:
+        model.generator = generator
+    else:
+        model.weights, model.tokenizers = packed.module, generator.tokenizers
     try:
         # Nothing is trained there, and the recurrent layers' own gradients cannot be saved.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)

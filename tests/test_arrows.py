@@ -117,6 +117,7 @@ ARROWS = {
     "serving.client": ["serving.signatures", "serving.protocol"],
     "serving.folders": ["tfseq2seq.files"],
     "serving.checksums": ["serving.folders"],
+    "serving.weights": [],
     "serving.replay": ["serving.signatures"],
     "serving.checking": [
         "serving.checksums", "serving.folders", "serving.replay", "serving.servables", "serving.signatures"],
@@ -134,10 +135,13 @@ ARROWS = {
         "serving.replay",
         "serving.servables",
         "serving.signatures",
+        "serving.weights",
     ],
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
+    "tfseq2seq.rounding": [
+        "tfseq2seq.config.*", "tfseq2seq.console", "tfseq2seq.evaluation", "tfseq2seq.generation", "serving.weights"],
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
     "tfseq2seq.largest_batch": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.sequence_distillation": ["tfseq2seq.*", "pipelines.*"],

@@ -25,6 +25,7 @@ from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.optimization import check_optimizer
 from tfseq2seq.output import FORMATS, FileOutput, StreamOutput
 from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict_and_tell
+from tfseq2seq.rounding import rounded_and_measured
 from tfseq2seq.significance import Comparison, compare
 from tfseq2seq.training import AVERAGED, load_generator, train
 
@@ -283,15 +284,15 @@ def export_run(
     """Writes the best checkpoint as `output`/VERSION, checked against held-out lines.
 
     Raises:
+        ValueError: the answers lose too much by `export.weights`.
         ExportError: the SavedModel answers otherwise than the checkpoint.
         OSError: `output` cannot be written.
     """
     from serving.export import export
 
     split = next(name for name in ("valid", "test", "train") if getattr(prepared, name))
-    pairs = getattr(prepared, split)
-    sources, references = group_references(pairs, prepared.task.multiple_references)
-    sources, references = sources[: run.export.check_lines], references[: run.export.check_lines]
+    lines = group_references(getattr(prepared, split), prepared.task.multiple_references)
+    sources, references = lines[0][: run.export.check_lines], lines[1][: run.export.check_lines]
     generator = best_generator(run, prepared, folder)
 
     def score(answers):
@@ -301,13 +302,19 @@ def export_run(
     path = folder / "scores-test.json"
     scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     about = {
-        "step": generator.step,
+        "step": generator.step, "weights": run.export.weights,
         "scores": scores if scores.get("step") == generator.step else None}  # else they are another checkpoint's
-    return export(
-        generator, output, version, config_json=run.model_dump_json(indent=2), check_sources=sources,
-        check_targets=[targets[0] for targets in references], num_hypotheses=run.export.num_hypotheses,
-        warm_up_lines=run.export.warm_up_lines, about=about, score=score, progress=report,
-        tokenizers=dict(zip(("source", "target"), generator.tokenizers, strict=True)))
+    with contextlib.ExitStack() as stack:
+        packed = None
+        if run.export.weights != "float32":
+            packed, about["rounding"] = stack.enter_context(rounded_and_measured(
+                generator, run.export, prepared.task.metrics, lines[0][: run.export.score_lines],
+                lines[1][: run.export.score_lines], split))
+        return export(
+            generator, output, version, config_json=run.model_dump_json(indent=2), check_sources=sources,
+            check_targets=[targets[0] for targets in references], num_hypotheses=run.export.num_hypotheses,
+            warm_up_lines=run.export.warm_up_lines, about=about, packed=packed, score=score, progress=report,
+            tokenizers=dict(zip(("source", "target"), generator.tokenizers, strict=True)))
 
 
 def best_generator(run: Run, prepared: Prepared, folder: Path) -> Generator:

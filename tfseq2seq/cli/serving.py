@@ -23,6 +23,8 @@ def export(
     version: Annotated[int | None, typer.Option(help="Default: the next free number.")] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="Give the new version this label, as stable. May be repeated.")] = None,
+    weights: Annotated[str | None, typer.Option(
+        help="float32, float16, bfloat16 or int8, as they are stored. Default: export.weights of the recipe.")] = None,
     set_: DecodeSetOption = None,
 ) -> None:
     """Write the best checkpoint as a SavedModel for TensorFlow Serving, after proving that it answers the same."""
@@ -32,7 +34,7 @@ def export(
 
     for name in label or []:
         check_label(name)
-    run, prepared = open_run(run_folder, to_values(set_))
+    run, prepared = open_run(run_folder, to_values(set_) | ({"export.weights": weights} if weights else {}))
     with progress_bar() as report:
         path = export_run(run, prepared, run_folder, output or run_folder / "export", version, report)
     if label:
