@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from tfseq2seq.config import ConfigError, Run, load_recipe, parse_recipe, save_config
+from tfseq2seq.config import ConfigError, Run, load_recipe, override, parse_recipe, save_config
 
 RECIPE = """
 name = "words"
@@ -62,6 +62,16 @@ def test_overrides_reach_into_tables_that_the_file_does_not_hold(tmp_path):
     run = load_recipe(recipe_file(tmp_path), {"train.steps": 7, "export.check_lines": 3, "name": "other"})
     assert (run.train.steps, run.train.learning_rate, run.export.check_lines) == (7, 2.0, 3)
     assert run.name == "other"
+
+
+@pytest.mark.parametrize(
+    ("beam_size", "given", "exported"), [(1, None, 1), (3, None, 3), (4, None, 4), (8, None, 4), (8, 6, 6), (1, 1, 1)])
+def test_exported_hypotheses_follow_the_beam_unless_their_number_is_given(tmp_path, beam_size, given, exported):
+    run = parse_recipe({"name": "words", "export": {} if given is None else {"num_hypotheses": given}, "decode": {
+        "beam_size": max(beam_size, given or 1)}})
+    save_config(run, tmp_path / "config.json")  # as a run keeps it
+    run = override(load_recipe(tmp_path / "config.json"), {"decode.beam_size": beam_size}, ["decode", "export"])
+    assert run.num_exported == exported
 
 
 def test_a_run_cannot_be_changed_after_it_was_checked():
@@ -233,8 +243,8 @@ def test_a_missing_name_is_asked_for():
         ),
         (
             {"decode": {"beam_size": 2}, "export": {"num_hypotheses": 3}},
-            "export.num_hypotheses must be at most decode.beam_size. Received: export.num_hypotheses=3, "
-            "decode.beam_size=2.",
+            "export.num_hypotheses must be at most decode.beam_size; set both, or leave it out to follow the beam. "
+            "Received: export.num_hypotheses=3, decode.beam_size=2.",
         ),
         (
             {"model": {"share_embeddings": "all"}},

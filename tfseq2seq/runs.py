@@ -295,7 +295,7 @@ def export_run(
     return export(
         generator, output, version, config_json=run.model_dump_json(indent=2),
         check_sources=[source for source, _ in pairs], check_targets=[target for _, target in pairs],
-        num_hypotheses=run.export.num_hypotheses, progress=report,
+        num_hypotheses=run.num_exported, progress=report,
         scores=scores if scores.get("step") == generator.step else None)  # else they are another checkpoint's
 
 
