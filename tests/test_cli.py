@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import shlex
+import shutil
 import socket
 import sys
 
@@ -133,6 +135,16 @@ def test_check_reports_in_json(monkeypatch, capsys, tiny_recipe):
     assert run(monkeypatch, "check", tiny_recipe, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["splits"]["train"]["pairs"] == 180 and report["leakage"]["test"]["pair"] == 0
+
+
+def test_prepare_names_the_whole_next_command(monkeypatch, capsys, tiny_recipe, tmp_path):
+    pairs, runs = tmp_path / "two words [1]", tmp_path / "it's runs"
+    shutil.copytree(tiny_recipe.parent, pairs)
+    options = ["--data", str(pairs), "--set", "name=other", "--set", "train.seed=2", "--runs", str(runs)]
+    assert run(monkeypatch, "prepare", tiny_recipe, *options) == 0
+    told = capsys.readouterr().err.split("next: ")[1]
+    assert shlex.split(told) == ["tfseq2seq", "train", str(tiny_recipe), *options]
+    assert (runs / "other" / "config.json").exists()
 
 
 @pytest.fixture(scope="module")

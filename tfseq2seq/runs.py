@@ -17,7 +17,7 @@ from pipelines.sources import CORPORA
 from tfseq2seq import callbacks, checkpoints
 from tfseq2seq.averaging import average_checkpoints
 from tfseq2seq.config import ConfigError, Run, override
-from tfseq2seq.console import Report, progress_bar, show
+from tfseq2seq.console import Report, command, progress_bar, show
 from tfseq2seq.distribution import Hosts, make_strategy
 from tfseq2seq.evaluation import Score, as_dict, evaluate, group_references, maximizes, order_metrics
 from tfseq2seq.files import write_atomically
@@ -42,7 +42,7 @@ def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Prog
         best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
         console.print(
             f"done: {progress.step} steps in {progress.seconds / 60:.1f} minutes; best {best}\n"
-            f"next: tfseq2seq evaluate {folder}", highlight=False)
+            f"next: {command('evaluate', folder)}", highlight=False, soft_wrap=True)
     return progress
 
 

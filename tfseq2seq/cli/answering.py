@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from tfseq2seq.cli.shared import (
     BatchTokensOption,
@@ -18,7 +19,7 @@ from tfseq2seq.cli.shared import (
     WorkersOption,
     to_values,
 )
-from tfseq2seq.console import progress_bar, show
+from tfseq2seq.console import command, progress_bar, show
 from tfseq2seq.quiet import import_tensorflow
 
 FORMATS_HELP = (
@@ -148,4 +149,6 @@ def distill(
     count = distill_run(
         run, prepared, run_folder, output, closest=closest, window=window, batch_tokens=batch_tokens, workers=workers,
         replicas=replicas, restart=restart)
-    show.print(f"{output}: {count:,} train pairs; next: tfseq2seq train RECIPE --data {output}", highlight=False)
+    show.print(
+        f"{escape(str(output))}: {count:,} train pairs; next: {command('train', 'RECIPE', '--data', output)}",
+        highlight=False, soft_wrap=True)

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from tfseq2seq.cli.shared import DataOption, RecipeArgument, RunArgument, RunsOption, SetOption, load
-from tfseq2seq.console import progress_bar, show
+from tfseq2seq.console import command, progress_bar, show
 from tfseq2seq.quiet import import_tensorflow
 
 
@@ -51,7 +52,12 @@ def prepare(
     from tfseq2seq.runs import prepare_run
 
     prepare_run(run, runs / run.name)
-    show.print(f"prepared in {runs / run.name}; next: tfseq2seq train {recipe}", highlight=False)
+    options = [] if data is None else ["--data", data]
+    options += [part for each in set_ or [] for part in ("--set", each)]
+    options += [] if runs == Path("runs") else ["--runs", runs]
+    show.print(
+        f"prepared in {escape(str(runs / run.name))}; next: {command('train', recipe, *options)}", highlight=False,
+        soft_wrap=True)
 
 
 def train(
@@ -121,7 +127,9 @@ def average(
 
     steps = average_run(run_folder, output, last, best)
     named = ", ".join(f"{step:,}" for step in steps)
-    show.print(f"{output}: the mean of the steps {named}\nnext: tfseq2seq evaluate {output}", highlight=False)
+    show.print(
+        f"{escape(str(output))}: the mean of the steps {named}\nnext: {command('evaluate', output)}", highlight=False,
+        soft_wrap=True)
 
 
 def demo(

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from tfseq2seq.cli.shared import DecodeSetOption, RunArgument, to_values
-from tfseq2seq.console import progress_bar, show
+from tfseq2seq.console import command, progress_bar, show
 from tfseq2seq.quiet import import_tensorflow
 
 SIGNATURE_HELP = (
@@ -30,7 +31,8 @@ def export(
     run, prepared = open_run(run_folder, to_values(set_))
     with progress_bar() as report:
         path = export_run(run, prepared, run_folder, output or run_folder / "export", version, report)
-    show.print(f"exported to {path}; next: tfseq2seq serve {path.parent}", highlight=False)
+    show.print(
+        f"exported to {escape(str(path))}; next: {command('serve', path.parent)}", highlight=False, soft_wrap=True)
 
 
 def serve(
