@@ -32,6 +32,7 @@ Progress = Callable[[str, float, float | None], None]
 FREE_KEYS = (
     "train.steps", "train.max_minutes", "train.patience", "train.keep_checkpoints", "train.divergence_retries",
     "train.profile_steps", "train.data_service", "decode", "export")
+UNTRAINED_KEYS = ("train.", "model.")  # and these as long as there is no checkpoint: they do not shape the data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,10 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
     task = find_task(run.task)
     if (folder / "config.json").exists():
         _refuse_another_config(run, folder)
+        prepared = dataclasses.replace(load_prepared(folder), run=run)
+        _refuse_more_sources(run, Splits(prepared.train, prepared.valid, prepared.test))
         save_config(run, folder / "config.json")
-        return load_prepared(folder)
+        return prepared
     splits = _load(run, progress)
     left_out: dict[str, int] = {}
     if run.data.filter:
@@ -176,12 +179,14 @@ def check_data(run: Run, progress: Progress) -> Report:
 def _load(run: Run, progress: Progress) -> Splits:
     progress("obtaining the data", 0, None)
     splits = load_splits(run.data, progress=lambda done, total: progress("obtaining the data", done, total))
-    if run.model.encoder.kind == "parallel":
-        _refuse_more_sources(splits, run.data.source_separator, len(run.model.encoder.encoders))
+    _refuse_more_sources(run, splits)
     return splits
 
 
-def _refuse_more_sources(splits: Splits, separator: str | None, most: int) -> None:
+def _refuse_more_sources(run: Run, splits: Splits) -> None:
+    if run.model.encoder.kind != "parallel":
+        return
+    separator, most = run.data.source_separator, len(run.model.encoder.encoders)
     for name, pairs in splits._asdict().items():
         for number, (line, _) in enumerate(pairs, start=1):
             sources = split_sources(line, separator)
@@ -216,8 +221,9 @@ def _train_tokenizers(run: Run, splits: Splits, folder: Path) -> None:
 
 def _refuse_another_config(run: Run, folder: Path) -> None:
     old, new = (flatten(json.loads(config.model_dump_json())) for config in (load_recipe(folder / "config.json"), run))
+    free = FREE_KEYS if any(folder.glob("checkpoints/step-*")) else FREE_KEYS + UNTRAINED_KEYS
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
+        if old.get(key) != new.get(key) and not key.startswith(free):
             raise ConfigError(
                 f"{folder}: holds a run of another config. Give this one another name, or remove the folder. "
                 f"Received: {key} = {new.get(key)!r}, the folder has {old.get(key)!r}.")
