@@ -17,22 +17,17 @@ import numpy as np
 from pipelines.alignments import Alignments
 from pipelines.batching import Batches
 from pipelines.checking import Report, check, filter_pairs
+from pipelines.folders import holds_run, refuse_another_config, refuse_no_run
 from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, set_of, weight_of
 from pipelines.reading import split_sources, stream_lines
 from pipelines.sides import SampledSide, Side, SubwordSampler
 from pipelines.tasks import Task, find_task
 from pipelines.text import SeveralSources, encode_pairs, load_splits
-from tfseq2seq.config import ConfigError, Run, flatten, load_recipe, save_config
+from tfseq2seq.config import Run, load_recipe, save_config
 from tfseq2seq.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
 Pairs = list[Pair]
 Progress = Callable[[str, float, float | None], None]
-
-# Keys one may change between two calls of the same run; all others shape what is already there.
-FREE_KEYS = (
-    "train.steps", "train.max_minutes", "train.patience", "train.keep_checkpoints", "train.divergence_retries",
-    "train.profile_steps", "train.data_service", "decode", "export")
-UNTRAINED_KEYS = ("train.", "model.")  # and these as long as there is no checkpoint: they do not shape the data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +65,8 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
         OSError: `folder` cannot be written.
     """
     task = find_task(run.task)
-    if (folder / "config.json").exists():
-        _refuse_another_config(run, folder)
+    if holds_run(folder):
+        refuse_another_config(run, folder)
         prepared = dataclasses.replace(load_prepared(folder), run=run)
         _refuse_more_sources(run, Splits(prepared.train, prepared.valid, prepared.test))
         save_config(run, folder / "config.json")
@@ -117,12 +112,6 @@ def load_prepared(folder: Path) -> Prepared:
     train, valid, test = (_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in Splits._fields)
     left_out = json.loads((folder / "data" / "left-out.json").read_text(encoding="utf-8"))
     return Prepared(run, find_task(run.task), train, valid, test, _cutting(source, run), target, left_out)
-
-
-def refuse_no_run(folder: Path) -> None:
-    """Raises ConfigError where `folder` holds no prepared run."""
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"{folder}: holds no run (no config.json); make one with `tfseq2seq train RECIPE`.")
 
 
 def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: bool = False) -> Batches:
@@ -217,16 +206,6 @@ def _train_tokenizers(run: Run, splits: Splits, folder: Path) -> None:
     source, target = _tokenizers(run, splits)
     source.save(folder / "source")
     target.save(folder / "target")
-
-
-def _refuse_another_config(run: Run, folder: Path) -> None:
-    old, new = (flatten(json.loads(config.model_dump_json())) for config in (load_recipe(folder / "config.json"), run))
-    free = FREE_KEYS if any(folder.glob("checkpoints/step-*")) else FREE_KEYS + UNTRAINED_KEYS
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(free):
-            raise ConfigError(
-                f"{folder}: holds a run of another config. Give this one another name, or remove the folder. "
-                f"Received: {key} = {new.get(key)!r}, the folder has {old.get(key)!r}.")
 
 
 def _write_pairs(path: Path, pairs: Pairs) -> None:

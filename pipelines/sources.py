@@ -58,13 +58,18 @@ def obtain(corpus: str, pair: str | None = None, progress: Progress | None = Non
     Raises:
         DataError: unknown name or pair, or the file cannot be fetched; see `fetch`.
     """
-    if corpus not in CORPORA:
-        raise DataError(
-            f"Unknown corpus.{_hint(corpus, CORPORA)} Known: {', '.join(CORPORA)}; for your own "
-            f"pairs name a folder, or train and valid files. Received: corpus = {corpus!r}.")
-    known = CORPORA[corpus]
+    known = find_corpus(corpus)
     known.check_pair(pair)
     return known.read(fetch(known.file, progress), pair)
+
+
+def find_corpus(name: str) -> Corpus:
+    """The data set of that name. Raises DataError where there is none."""
+    if name not in CORPORA:
+        raise DataError(
+            f"Unknown corpus.{_hint(name, CORPORA)} Known: {', '.join(CORPORA)}; for your own "
+            f"pairs name a folder, or train and valid files. Received: corpus = {name!r}.")
+    return CORPORA[name]
 
 
 def read_cmudict(path: Path, pair: str | None = None) -> Splits:

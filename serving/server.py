@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -22,9 +21,9 @@ from tensorflow_serving.apis import (
 
 from serving import servables
 from serving.folders import find_versions
+from serving.settings import BINARY, ServerError, address_of, cannot_listen, check_port, check_server, refuse_taken
 from serving.signatures import DEFAULT_MODEL
 
-BINARY = "tensorflow_model_server"
 GRPC_THREADS = 128  # of the binary: its default, 4 a CPU, refuses callers where batching holds each thread
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _OPTIONS = [
@@ -33,10 +32,6 @@ _OPTIONS = [
     ("grpc.max_send_message_length", 2**31 - 1)]
 _INVALID, _NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 _State = get_model_status_pb2.ModelVersionStatus
-
-
-class ServerError(RuntimeError):
-    """The server cannot start; the text says why in one line."""
 
 
 class EmbeddedServer:
@@ -60,8 +55,7 @@ class EmbeddedServer:
         model_name: str = DEFAULT_MODEL, *, versions: Literal["latest", "all"] | Sequence[int] = "latest",
         workers: int | None = None,
     ):
-        if not 0 <= port <= 65535:
-            raise ValueError(f"EmbeddedServer needs a port from 0 to 65535. Received: port={port}.")
+        check_port(port)
         if workers is not None and workers < 1:
             raise ValueError(f"EmbeddedServer needs workers >= 1. Received: workers={workers}.")
         if not model_name:
@@ -74,7 +68,7 @@ class EmbeddedServer:
     @property
     def address(self) -> str:
         """The address clients use."""
-        return _address(self.host, self.port)
+        return address_of(self.host, self.port)
 
     def start(self) -> None:
         """Takes the port, loads and warms up the versions, then answers; returns when it does.
@@ -84,13 +78,14 @@ class EmbeddedServer:
         """
         if self._server is not None:
             raise ServerError(f"The server already answers at {self.address}; stop it first.")
+        refuse_taken(self.host, self.port)
         pool = futures.ThreadPoolExecutor(self._workers, thread_name_prefix="serving")
         server = grpc.server(pool, options=_OPTIONS)
         try:
             # First of all: a port that is taken should not cost the time of loading.
             self.port = server.add_insecure_port(self.address)
         except RuntimeError as error:
-            raise ServerError(_why_not_bound(self.host, self.port)) from error
+            raise cannot_listen(self.host, self.port, "it cannot be listened on") from error
         try:
             loaded, states = _load(self._paths)
             services = _Services(self.model_name, loaded, states)
@@ -210,10 +205,9 @@ def serve(
     """
     if op_threads is not None and op_threads < 1:
         raise ValueError(f"serve needs op_threads >= 1. Received: op_threads={op_threads}.")
+    check_server(Path(folder), port, host, backend)
     if backend == BINARY:
-        _exec_binary(Path(folder), port, host, model_name, op_threads)
-    if backend != "embedded":
-        raise ValueError(f"serve needs backend 'embedded' or '{BINARY}'. Received: backend={backend!r}.")
+        _exec_binary(Path(folder), port, model_name, op_threads)
     if op_threads is not None:
         try:
             tf.config.threading.set_intra_op_parallelism_threads(op_threads)
@@ -236,22 +230,10 @@ def serve(
         server.stop()
 
 
-def _exec_binary(folder: Path, port: int, host: str, model_name: str, op_threads: int | None) -> NoReturn:
-    if host != "0.0.0.0":
-        raise ValueError(
-            f"{BINARY} listens on every address of this machine; agree with host 0.0.0.0, or use the "
-            f"embedded backend. Received: host {host}.")
-    if not 1 <= port <= 65535:
-        raise ValueError(f"{BINARY} needs a port from 1 to 65535. Received: port={port}.")
-    find_versions(folder)
-    binary = shutil.which(BINARY)
-    if binary is None:
-        raise ServerError(
-            f"{BINARY} is not on PATH; install it, run the Docker image tensorflow/serving on the same "
-            "folder, or use the embedded backend.")
+def _exec_binary(folder: Path, port: int, model_name: str, op_threads: int | None) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(binary, [
+    os.execv(shutil.which(BINARY) or BINARY, [
         BINARY, f"--port={port}", "--rest_api_port=0", f"--model_name={model_name}",
         f"--model_base_path={folder.resolve()}", f"--grpc_max_threads={GRPC_THREADS}",
         *([] if op_threads is None else [f"--tensorflow_intra_op_parallelism={op_threads}"]),
@@ -287,20 +269,3 @@ def _load(paths: dict[int, Path]) -> tuple[dict[int, servables.Servable], dict[i
     if not loaded:
         raise ServerError(" ".join(reasons))
     return loaded, states
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _why_not_bound(host: str, port: int) -> str:
-    """What the system says when a plain socket is put there; gRPC says only that it failed."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind(address)
-        reason = "it cannot be listened on"
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-    where = _address(host, port)
-    return f"cannot listen on {where}: {reason}; choose another port (0 takes a free one) or host."

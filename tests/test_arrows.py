@@ -33,6 +33,7 @@ ARROWS = {
     "tfseq2seq.alarms": [],
     "tfseq2seq.cpu": [],
     "tfseq2seq.quiet": [],
+    "tfseq2seq.ports": [],
     "tfseq2seq.tokenizers.*": ["tfseq2seq.structures", "tfseq2seq.files"],
     "tfseq2seq.layers.*": ["tfseq2seq.structures"],
     "tfseq2seq.encoders.*": ["tfseq2seq.layers.*", "tfseq2seq.structures"],
@@ -110,14 +111,15 @@ ARROWS = {
         "pipelines.prepare",
     ],
     "tfseq2seq.converters.*": LIBRARY,
-    "pipelines.*": [*CONTRACTS, "tfseq2seq.quiet"],  # never the model
+    "pipelines.*": [*CONTRACTS, "tfseq2seq.quiet", "tfseq2seq.ports"],  # never the model
     "serving.signatures": [],
     "serving.protocol": [],
     "serving": [],
     "serving.client": ["serving.signatures", "serving.protocol"],
     "serving.folders": [],
+    "serving.settings": ["serving.folders", "tfseq2seq.ports"],
     "serving.servables": ["serving.folders", "serving.signatures"],
-    "serving.server": ["serving.folders", "serving.servables", "serving.signatures"],
+    "serving.server": ["serving.folders", "serving.servables", "serving.settings", "serving.signatures"],
     "serving.export": [
         *LIBRARY,
         "tfseq2seq.generation",
@@ -129,6 +131,14 @@ ARROWS = {
     ],
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
+    # What a command's arguments may be, without TensorFlow.
+    "tfseq2seq.arguments": [
+        "tfseq2seq.config.*",
+        "tfseq2seq.evaluation",
+        "pipelines.folders",
+        "pipelines.origins",
+        "pipelines.tasks.*",
+    ],
     # What one does with a run's folder, and the commands around it, may know everything.
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
     "tfseq2seq.largest_batch": ["tfseq2seq.*", "pipelines.*"],
@@ -156,7 +166,8 @@ def test_no_imports_go_in_circles(tree):
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("module", ["serving.client", "tfseq2seq", "tfseq2seq.config"])
+@pytest.mark.parametrize(
+    "module", ["serving.client", "serving.settings", "tfseq2seq", "tfseq2seq.arguments", "tfseq2seq.config"])
 def test_light_modules_lead_to_no_tensorflow(tree, module):
     if module not in tree:
         pytest.skip(f"{module} is not part of this tree")

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import re
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -145,6 +147,76 @@ def test_prepare_names_the_whole_next_command(monkeypatch, capsys, tiny_recipe, 
     told = capsys.readouterr().err.split("next: ")[1]
     assert shlex.split(told) == ["tfseq2seq", "train", str(tiny_recipe), *options]
     assert (runs / "other" / "config.json").exists()
+
+
+MISTAKES = """
+import json, sys
+from tfseq2seq import cli
+cli.show.width = 1000
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["tfseq2seq", *arguments]
+    try:
+        cli.main()
+    except SystemExit as stopped:
+        print("exit", stopped.code, "tensorflow" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_wrong_arguments_are_told_before_tensorflow_is_loaded(tiny_recipe, tiny_run, tmp_path):
+    (tmp_path / "file").write_text("ab\n")
+    (tmp_path / "prepared").mkdir()
+    shutil.copy(tiny_run / "config.json", tmp_path / "prepared")
+    (tmp_path / "wrong.toml").write_text(tiny_recipe.read_text() + "[train.optimizer_options]\nx = {}\n")
+    with contextlib.closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (tmp_path / "export" / "1").mkdir(parents=True)
+        (tmp_path / "export" / "1" / "saved_model.pb").touch()
+        mistakes = {
+            f"train {tmp_path}/no.toml": "no.toml: cannot read the recipe",
+            f"train {tmp_path}/wrong.toml": "wrong.toml",
+            f"train {tiny_recipe} --set train.metric=blue": "Did you mean 'bleu'?",
+            f"train {tiny_recipe} --set task=translate": "Did you mean 'translation'?",
+            f"train {tiny_recipe} --set train.teacher={tmp_path}": "holds no run",
+            f"train {tiny_recipe} --set train.start_from={tmp_path}/prepared": "holds no checkpoint",
+            f"train {tiny_recipe} --data {tmp_path}/no": "no: no such folder",
+            f"train {tiny_recipe} --runs {tiny_run.parent} --set train.seed=9": "another config",
+            f"prepare {tiny_recipe} --runs {tmp_path}/file": "needed is a folder",
+            f"check {tiny_recipe} --data {tmp_path}": "holds no train.tsv",
+            f"largest-batch {tiny_recipe} --data {tmp_path}": "holds no train.tsv",
+            f"describe {tiny_recipe} --set model.embedding_units=0": "model.embedding_units",
+            f"feed {tmp_path}": "holds no run",
+            f"average {tiny_run} {tmp_path}/new": "average needs --last or --best",
+            f"evaluate {tmp_path}": "holds no run",
+            f"evaluate {tmp_path}/prepared": "holds no checkpoint",
+            f"evaluate {tiny_run} --split train": "--split must be valid or test",
+            f"evaluate {tiny_run} --set decode.beam_size=0": "decode.beam_size",
+            f"evaluate {tiny_run} --set decode.others=['{tmp_path}']": "holds no run",
+            f"compare {tiny_run}": "compare needs at least two runs",
+            f"predict {tiny_run} {tmp_path}/no": "no such file",
+            f"predict {tiny_run} --format xml": "--format must be one of",
+            f"predict {tiny_run} --n-best 5": "--n-best must be from 1",
+            f"predict {tiny_run} --workers 2 --replicas 2": "leave one of them out",
+            f"predict {tiny_run} --set decode.only_from={tmp_path}/no": "decode.only_from needs a file",
+            f"distill {tiny_run} {tmp_path}": "must be an empty folder",
+            f"export {tiny_run} --output {tmp_path}/file": "needed is a folder",
+            f"serve {tmp_path}": "Received: no version folder",
+            f"serve {tmp_path}/export --port {port}": f"cannot listen on 127.0.0.1:{port}: address already in use",
+            f"serve {tmp_path}/export --port 70000": "port from 0 to 65535",
+            f"serve {tmp_path}/export --backend flask": "needs backend 'embedded'",
+            "request ab --signature beems": "--signature must be one of",
+            "demo --task poetry": "--task must be one of",
+            "demo --task translation --pair en-xx": "no language 'xx'",
+        }
+        commands = json.dumps([command.split() for command in mistakes])
+        done = subprocess.run([sys.executable, "-c", MISTAKES, commands], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    parts = re.split(r"exit ([012]) (True|False)\n", done.stderr)
+    told = list(zip(mistakes.items(), parts[::3], parts[1::3], parts[2::3]))
+    assert len(told) == len(mistakes)
+    for (command, message), text, code, loaded in told:
+        assert (message in text, code in "12", loaded) == (True, True, "False"), f"{command}: {text}"
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.origins import check_origins
 from serving.client import Client
-from serving.server import EmbeddedServer
 from tfseq2seq.config import load_recipe
 from tfseq2seq.console import progress_bar
 from tfseq2seq.evaluation import group_references, render_table
-from tfseq2seq.runs import evaluate_run, export_run, open_run, train_run
+from tfseq2seq.quiet import import_tensorflow
 
 RECIPES = {"pronunciation": "demo_pronunciation.toml", "translation": "demo_translation.toml"}
 NUM_QUESTIONS = 10
@@ -41,6 +41,10 @@ def run_demo(task: str, pair: str, minutes: float | None, runs: Path, show: Cons
     with resources.as_file(resources.files("pipelines") / "recipes" / RECIPES[task]) as recipe:
         run = load_recipe(recipe, overrides)
     folder = runs / run.name
+    check_origins(run.data)
+    import_tensorflow()  # only now: a mistake above is told at once
+    from serving.server import EmbeddedServer
+    from tfseq2seq.runs import evaluate_run, export_run, open_run, train_run
 
     minutes = run.train.max_minutes
     _stage(show, 1, f"training: {task}, at most {minutes:g} minutes (Ctrl-C saves; the same command goes on)")

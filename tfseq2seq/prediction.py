@@ -70,7 +70,7 @@ def predict(
         generator: `Generator`.
         lines: all lines of the source.
         output: where to.
-        output_format: one of `tfseq2seq.output.FORMATS`, or a function that writes a window.
+        output_format: one of `tfseq2seq.arguments.FORMATS`, or a function that writes a window.
         on_lines: told after each batch how many lines of the source have an answer, those passed over included.
         **settings: of `answer_windows`.
     """

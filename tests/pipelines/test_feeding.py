@@ -29,7 +29,7 @@ COMMAND = [sys.executable, "-c", "from tfseq2seq.cli import main; main()"]
 DRAWN = {
     "data.share_tokenizer": True, "data.source_tokenizer": {"kind": "bpe", "vocabulary_size": 280},
     "train.source_subword_alpha": 0.3, "train.target_subword_alpha": 0.3, "train.valid_lines": 5,
-    "train.evaluate_every": 200, "decode.beam_size": 1}
+    "train.evaluate_every": 200, "decode.beam_size": 1, "export.num_hypotheses": 1}
 
 
 def start_feed(folder, *options, port=0):

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tfseq2seq import arguments
 from tfseq2seq.cli.shared import (
     BatchTokensOption,
     DecodeSetOption,
@@ -30,12 +31,14 @@ FORMATS_HELP = (
 def evaluate(
     run_folder: RunArgument,
     split: SplitOption = "test",
-    lines: Annotated[int | None, typer.Option(help="Only the first so many sources.")] = None,
+    lines: Annotated[int | None, typer.Option(min=1, help="Only the first so many sources.")] = None,
     workers: WorkersOption = None,
     set_: DecodeSetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Decode the held-out split with the best checkpoint and score it beside the task's baseline."""
+    arguments.check_split(split)
+    arguments.check_trained(run_folder, to_values(set_))
     import_tensorflow()
     from tfseq2seq.prediction import share_cores
 
@@ -61,6 +64,10 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Decode a held-out split with the best checkpoints of several runs, and tell differences from chance."""
+    arguments.check_split(split)
+    arguments.check_compared(run_folders)
+    for folder in run_folders:
+        arguments.check_trained(folder, to_values(set_))
     import_tensorflow()
     from tfseq2seq.prediction import share_cores
 
@@ -105,6 +112,12 @@ def predict(
     Interrupted, even by kill -9, the same command goes on after the last whole window: it lies in OUTPUT.part, what
     it is of in OUTPUT.part.json, until OUTPUT is complete. From or to a pipe there is no going on.
     """
+    if scores and output_format == "text":
+        raise typer.BadParameter("--format text holds no scores; give tsv or jsonl, or leave out --scores.")
+    output_format = output_format or ("tsv" if scores or n_best > 1 else "text")
+    source = None if source == Path("-") else source
+    arguments.with_hypotheses(arguments.check_trained(run_folder, to_values(set_)), n_best)
+    arguments.check_prediction(source, output, n_best, output_format, workers, replicas)
     import_tensorflow()
     from tfseq2seq.prediction import count_gpus, share_cores
 
@@ -112,12 +125,9 @@ def predict(
     workers = share_cores(workers or (1 if replicas > 1 else None))
     from tfseq2seq.runs import open_run, predict_file
 
-    if scores and output_format == "text":
-        raise typer.BadParameter("--format text holds no scores; give tsv or jsonl, or leave out --scores.")
     run, prepared = open_run(run_folder, to_values(set_))
     predict_file(
-        run, prepared, run_folder, None if source == Path("-") else source, output, num_hypotheses=n_best,
-        output_format=output_format or ("tsv" if scores or n_best > 1 else "text"), window=window,
+        run, prepared, run_folder, source, output, num_hypotheses=n_best, output_format=output_format, window=window,
         batch_tokens=batch_tokens, workers=workers, replicas=replicas, restart=restart)
 
 
@@ -137,6 +147,9 @@ def distill(
 
     The student trains on it by `tfseq2seq train RECIPE --data OUTPUT`. Interrupted, the same command goes on.
     """
+    arguments.check_trained(run_folder, to_values(set_))
+    arguments.check_distilled(output)
+    arguments.check_devices(workers, replicas)
     import_tensorflow()
     from tfseq2seq.prediction import count_gpus, share_cores
 
