@@ -146,7 +146,7 @@ def evaluate_run(
         report: told (stage, done, total).
         workers: batches decoded at once.
     Returns:
-        Scores by metric for the baseline's name and for the run's.
+        Scores by metric for the baseline's name and, second, for the run's, see `system_name`.
     Raises:
         ValueError: an unknown or empty split, or no checkpoint.
     """
@@ -159,11 +159,16 @@ def evaluate_run(
     baseline = task.baseline(prepared.train, sources)
     scores = {
         task.baseline_name: evaluate(task.metrics, sources, baseline, references),
-        run.name: evaluate(task.metrics, sources, hypotheses, references)}
+        system_name(run, folder): evaluate(task.metrics, sources, hypotheses, references)}
     if limit is None:
         values = {"step": generator.step, **{system: as_dict(by_metric) for system, by_metric in scores.items()}}
         write_atomically(folder / f"scores-{split}.json", json.dumps(values, indent=2) + "\n")
     return scores
+
+
+def system_name(run: Run, folder: Path) -> str:
+    """What answers: the folder's name, which a mean of checkpoints has to itself, and those of `decode.others`."""
+    return " + ".join(path.resolve().name for path in (folder, *map(Path, run.decode.others)))
 
 
 def compare_runs(

@@ -52,7 +52,7 @@ def evaluate(
     if as_json:
         print(json.dumps({system: as_dict(values) for system, values in scores.items()}, indent=2))
     else:
-        Console().print(render_table(scores, title=f"{run.name}, {split}"))
+        Console().print(render_table(scores, title=f"{list(scores)[-1]}, {split}"))
 
 
 def compare(
