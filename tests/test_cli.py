@@ -125,6 +125,25 @@ def test_a_wrong_argument_is_usage(monkeypatch, capsys):
     assert "--set needs KEY=VALUE" in capsys.readouterr().err
 
 
+def test_texts_beside_a_file_are_refused(monkeypatch, capsys, tmp_path):
+    (tmp_path / "lines").write_text("ab\n")
+    assert run(monkeypatch, "request", "text", "--file", tmp_path / "lines") == 2
+    assert "give TEXTS or --file, not both" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("given, asked", [
+    ("localhost", "localhost:8500"), ("10.0.0.1", "10.0.0.1:8500"), ("[::1]", "[::1]:8500"),
+    ("localhost:9", "localhost:9"), ("[::1]:9", "[::1]:9"), ("unix:///run/socket", "unix:///run/socket"),
+    ("::1", None), ("localhost:", None), ("localhost:http", None), ("", None)])
+def test_an_address_without_a_port_gets_that_of_the_server(monkeypatch, capsys, given, asked):
+    found = []
+    monkeypatch.setattr("serving.client.Client", lambda address, **_: found.append(address) or sys.exit(0))
+    assert run(monkeypatch, "request", "text", "--address", given) == (0 if asked else 2)
+    assert found == ([asked] if asked else [])
+    if not asked:
+        assert "--address needs HOST:PORT" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", [
     "check", "describe", "prepare", "largest-batch", "feed", "train", "evaluate", "predict", "distill", "export",
     "serve", "request", "demo"])
@@ -238,7 +257,8 @@ def test_predict_and_request_print_the_same_answers(monkeypatch, capsys, tiny_ru
         asked = [row.split("\t") for row in capsys.readouterr().out.splitlines()]
         assert run(
             monkeypatch, "request", "ab", "--address", address, "--signature", "score", "--target", "B A") == 0
-        assert float(capsys.readouterr().out.split("\t")[0]) < 0
+        score, *pair = capsys.readouterr().out.rstrip("\n").split("\t")
+        assert float(score) < 0 and pair == ["ab", "B A"]
     assert [row[2] for row in predicted] == [row[2] for row in asked]
     assert [row[0] for row in predicted] == ["1"] * 3 + ["2"] * 3
 

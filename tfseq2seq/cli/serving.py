@@ -1,6 +1,7 @@
 """Commands from a run to an answered request."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +16,25 @@ from tfseq2seq.cli.shared import DecodeSetOption, RunArgument, to_values
 from tfseq2seq.console import command, progress_bar, show
 from tfseq2seq.quiet import import_tensorflow
 
+DEFAULT_PORT = 8500  # TensorFlow Serving's
 SIGNATURE_HELP = (
     "serving_default (the recipe's search), greedy, beam, sample, alternatives (to what follows the prefix), or score. "
     "Default: serving_default, or beam with options.")
-AddressOption = Annotated[str, typer.Option("--address", help="host:port of the gRPC server.")]
+
+
+def _with_port(address: str) -> str:
+    """An address as gRPC understands it: without a port it would ask 443."""
+    if re.fullmatch(r"[^:/\[\]]+|\[[0-9a-fA-F:.]+\]", address):
+        return f"{address}:{DEFAULT_PORT}"
+    if "/" in address or re.fullmatch(r"([^:\[\]]+|\[[0-9a-fA-F:.]+\]):\d+", address):  # "unix:/run/socket" too
+        return address
+    raise typer.BadParameter(
+        f"--address needs HOST:PORT, or HOST for port {DEFAULT_PORT}; an IPv6 address stands in [brackets]. "
+        f"Received: {address!r}.")
+
+
+AddressOption = Annotated[str, typer.Option(
+    "--address", callback=_with_port, help=f"HOST:PORT of the gRPC server; without a port {DEFAULT_PORT}.")]
 
 
 def export(
@@ -43,7 +59,7 @@ def export(
 
 def serve(
     folder: Annotated[Path, typer.Argument(help="An export folder that holds VERSION/ folders.", show_default=False)],
-    port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 8500,
+    port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = DEFAULT_PORT,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     model_name: Annotated[str, typer.Option(help="The name clients ask for.")] = "tfseq2seq",
     backend: Annotated[
@@ -69,7 +85,7 @@ def serve(
 def request(
     texts: Annotated[list[str] | None, typer.Argument(help="Strings to send; default: standard input's lines.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Send the lines of this file.")] = None,
-    address: AddressOption = "127.0.0.1:8500",
+    address: AddressOption = f"127.0.0.1:{DEFAULT_PORT}",
     model_name: Annotated[str, typer.Option(help="The served model.")] = "tfseq2seq",
     signature: Annotated[str | None, typer.Option(help=SIGNATURE_HELP, show_default=False)] = None,
     target: Annotated[list[str] | None, typer.Option(help="For score: one target a text, in order.")] = None,
@@ -101,6 +117,8 @@ def request(
     asked = {name: value for name, value in asked.items() if value is not None and value != []}
     signature = signature or (BEAM if asked else SERVING_DEFAULT)
     _check_request(signature, asked)
+    if file and texts:
+        raise typer.BadParameter(f"give TEXTS or --file, not both. Received: {len(texts)} texts and --file {file}.")
     if file:
         from pipelines.reading import read_lines
 
@@ -115,7 +133,8 @@ def request(
                 f"score needs one --target a text. Received: {len(lines)} texts, {len(targets)} targets.")
         for pair, each in zip(zip(lines, targets, strict=True), client.score_tokens(lines, targets), strict=True):
             report = {"source": pair[0], "target": pair[1], "token_log_probabilities": each}
-            print(_as_json(report | {"log_probability": sum(each)}) if as_json else f"{sum(each):.4f}\t{pair[0]}")
+            line = "\t".join((f"{sum(each):.4f}", *pair))
+            print(_as_json(report | {"log_probability": sum(each)}) if as_json else line)
         return
     for text, row in zip(lines, _answers(client, signature, lines, asked), strict=True):
         if as_json:
