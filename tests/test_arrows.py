@@ -71,7 +71,9 @@ ARROWS = {
     "tfseq2seq.options": ["tfseq2seq.config.*", "tfseq2seq.decoding.*", "tfseq2seq.structures", "pipelines.text"],
     "tfseq2seq.alignment": ["tfseq2seq.structures", "tfseq2seq.tokenizers.*"],
     "tfseq2seq.output": ["tfseq2seq.files", "tfseq2seq.generation"],
-    "tfseq2seq.prediction": ["tfseq2seq.generation", "tfseq2seq.output"],  # it is handed lines, of a file or a pipe
+    "tfseq2seq.unknown": ["tfseq2seq.tokenizers.*", "tfseq2seq.structures"],
+    # It is handed lines, of a file or a pipe.
+    "tfseq2seq.prediction": ["tfseq2seq.generation", "tfseq2seq.output", "tfseq2seq.unknown"],
     "tfseq2seq.checkpoints": LIBRARY,
     "tfseq2seq.description": LIBRARY,
     "tfseq2seq.callbacks": [*LIBRARY, "tfseq2seq.generation", "tfseq2seq.console", "tfseq2seq.interruption"],

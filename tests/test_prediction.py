@@ -297,15 +297,19 @@ def test_predict_packs_and_unpacks_and_keeps_every_line(monkeypatch, capsys, tin
     told = capsys.readouterr().err
     assert "2 lines were longer than export.max_source_length = 32 tokens and were cut" in told
     assert "6 lines in 0:00:" in told and "lines/s" in told
+    assert "unknown to the model" not in told
     assert {each.name for each in tmp_path.iterdir()} == {"in.txt.gz", "out.jsonl.gz"}
 
 
 def test_predict_answers_standard_input(monkeypatch, capsys, tiny_run, generator):
-    text = "".join(line + "\n" for line in SOURCES).encode()
+    sources = [*SOURCES, *["ABCABC"] * 9]
+    text = "".join(line + "\n" for line in sources).encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(text))))
     assert run_command(monkeypatch, "predict", tiny_run, "-") == 0
-    expected = [answers[0].text for answers in generator.answer(SOURCES)]
-    assert capsys.readouterr().out.split("\n") == [*expected, ""]
+    expected = [answers[0].text for answers in generator.answer(sources)]
+    answered = capsys.readouterr()
+    assert answered.out.split("\n") == [*expected, ""]
+    assert "unknown to the model" in answered.err and "as in 'ABCABC'. In lower case" in answered.err
 
 
 @pytest.mark.parametrize("options, told", [

@@ -19,10 +19,12 @@ from typing import Any
 
 import tensorflow as tf
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tfseq2seq.generation import Answer, Generator, to_answers
 from tfseq2seq.output import FileOutput, Output, Window, render
+from tfseq2seq.unknown import watch_unknown
 
 WINDOW = 10_000  # lines
 MOST_CHARACTERS = 1 << 24  # of a window, however few lines that is
@@ -88,13 +90,14 @@ def predict_and_tell(
     generator: Generator, lines: Iterable[str], output: Output, output_format: str | Render, console: Console,
     total: int | None, **settings: Any,
 ) -> None:
-    """As `predict`; shows the pace, and says what is kept of an interrupted call.
+    """As `predict`; shows the pace, and says what is unknown in the source and what is kept of an interrupted call.
 
     Args:
         generator, lines, output, output_format, **settings: of `predict`.
         console: where to.
         total: lines of the source; None where nobody knows.
     """
+    lines = watch_unknown(lines, generator.tokenizers[0], lambda text: console.print(escape(text), highlight=False))
     file = output if isinstance(output, FileOutput) else None
     if file is not None and file.num_lines:
         console.print(f"{file.path}: going on after line {file.num_lines:,}", highlight=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipelines.prepare import Prepared, load_prepared, prepare
 from pipelines.reading import decode_lines, stream_lines
@@ -28,6 +29,7 @@ from tfseq2seq.output import FileOutput, StreamOutput
 from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict_and_tell
 from tfseq2seq.significance import Comparison, compare
 from tfseq2seq.training import AVERAGED, load_generator, train
+from tfseq2seq.unknown import watch_unknown
 
 
 def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Progress:
@@ -216,8 +218,10 @@ def _held_out(prepared: Prepared, folder: Path, split: str) -> tuple[list[str], 
 
 
 def _decode(generator: Generator, sources: list[str], workers: int, report: Report) -> list[str]:
+    watched = watch_unknown(
+        sources, generator.tokenizers[0], lambda text: show.print(escape(text), highlight=False))
     windows = answer_windows(
-        generator, sources, window=len(sources), workers=workers,
+        generator, watched, window=len(sources), workers=workers,
         on_lines=lambda done: report("decoding", done, len(sources)))
     return [best[0].text if best else "" for window in windows for best in window.answers]
 
