@@ -119,7 +119,7 @@ def _serve(tell: Any, folder: Path, port: int, host: str, workers: int) -> None:
 
         # TensorFlow knows the function by its token, as long as this is here.
         traced = tf.function(
-            lambda step, replicas: tf.numpy_function(numbered, [step, replicas], types),
+            lambda step, replicas: tf.numpy_function(numbered, [step, replicas], types), autograph=False,
         ).get_concrete_function(number, number)
         (token,) = (each.get_attr("token") for each in traced.graph.get_operations() if each.type == "PyFunc")
         dispatcher = _service.DispatchServer(_service.DispatcherConfig(port=port))

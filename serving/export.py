@@ -119,7 +119,7 @@ def _trace(generator: Any, num_hypotheses: int) -> dict[str, Any]:
         SAMPLE: with_width(generator.sample_with), ALTERNATIVES: with_width(generator.alternatives),
         SCORE: generator.score}
     return {
-        name: tf.function(functions[name]).get_concrete_function(**{
+        name: tf.function(functions[name], autograph=False).get_concrete_function(**{
             each: tf.TensorSpec([None], dtype, name=each) for each, dtype in signature.inputs.items()})
         for name, signature in SIGNATURES.items()}
 

@@ -48,7 +48,7 @@ class Generator(tf.Module):
         self.tokenizers = (source_tokenizer, target_tokenizer)
         self.decode, self.max_source_length, self.step = decode, max_source_length, step
         self.options = SearchOptions(decode, target_tokenizer)
-        self.traced_answer = tf.function(self.answer_in_graph, input_signature=[_TEXT])
+        self.traced_answer = tf.function(self.answer_in_graph, input_signature=[_TEXT], autograph=False)
 
     def hypotheses(self, text, num_hypotheses, method=None, beam_size=None, **requested):
         """Searches.

@@ -46,7 +46,7 @@ class Replicas:
     def __init__(self, generator: Generator, strategy: tf.distribute.Strategy):
         self.count = strategy.num_replicas_in_sync
         self._generator, self._strategy = generator, strategy
-        self._traced = tf.function(self._in_graph, input_signature=[[_TEXT] * self.count])
+        self._traced = tf.function(self._in_graph, input_signature=[[_TEXT] * self.count], autograph=False)
 
     def __call__(self, batches: list[list[str]]) -> list[list[list[Answer]]]:
         """Answers of at most `count` batches; replicas without one get no rows."""
