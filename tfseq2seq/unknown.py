@@ -38,7 +38,8 @@ def _tell(lines: list[str], tokenizer: Tokenizer, tell: Callable[[str], None]) -
     share = _share(unknown)
     if share < MANY:
         return False
-    example = next(line for line, row in zip(lines, unknown.to_list(), strict=True) if any(row))
+    shares = [sum(row) / max(1, len(row)) for row in unknown.to_list()]
+    example = lines[shares.index(max(shares))]
     shown = example if len(example) <= _SHOWN else example[:_SHOWN] + "…"
     hints = [
         f" In {name} case it would be {other:.0%}: write the source so, or train with data.source_tokenizer.case = "
