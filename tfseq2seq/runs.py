@@ -19,7 +19,7 @@ from tfseq2seq import callbacks, checkpoints
 from tfseq2seq.arguments import check_average, check_compared, check_prediction, check_split, with_hypotheses
 from tfseq2seq.averaging import average_checkpoints
 from tfseq2seq.config import ConfigError, Run, override
-from tfseq2seq.console import Report, command, progress_bar, show
+from tfseq2seq.console import Report, progress_bar, show
 from tfseq2seq.distribution import Hosts, make_strategy
 from tfseq2seq.evaluation import Score, as_dict, evaluate, group_references, maximizes, order_metrics
 from tfseq2seq.files import write_atomically
@@ -40,13 +40,7 @@ def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Prog
         hosts.agree(zlib.crc32(run.model_dump_json().encode()), "the same recipe and the same --set options")
         prepared = prepare_run(run, folder, console) if hosts.is_chief else None
         hosts.wait()
-        progress = train(run, prepared or _prepared_by_chief(folder), folder, console)
-    if hosts.is_chief:
-        best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
-        console.print(
-            f"done: {progress.step} steps in {progress.seconds / 60:.1f} minutes; best {best}\n"
-            f"next: {command('evaluate', folder)}", highlight=False, soft_wrap=True)
-    return progress
+        return train(run, prepared or _prepared_by_chief(folder), folder, console)
 
 
 def _prepared_by_chief(folder: Path) -> Prepared:
