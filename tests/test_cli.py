@@ -152,6 +152,12 @@ def test_every_command_has_help(monkeypatch, capsys, command):
     assert "Usage: tfseq2seq " + command in capsys.readouterr().out
 
 
+def test_the_help_of_predict_names_the_most_hypotheses(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, "predict", "--help") == 0
+    assert "best first; at most decode.beam_size." in " ".join(capsys.readouterr().out.split())
+
+
 def test_check_reports_in_json(monkeypatch, capsys, tiny_recipe):
     assert run(monkeypatch, "check", tiny_recipe, "--json") == 0
     report = json.loads(capsys.readouterr().out)

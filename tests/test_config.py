@@ -280,9 +280,10 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, name, content, text):
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent\.toml: cannot read the recipe: .*No such file"):
+    with pytest.raises(ConfigError, match=r"absent\.toml: cannot read the recipe: No such file or directory$") as error:
         load_recipe(tmp_path / "absent.toml")
-    with pytest.raises(ConfigError, match="cannot read the recipe: .*Is a directory"):
+    assert str(error.value).count("absent.toml") == 1
+    with pytest.raises(ConfigError, match="cannot read the recipe: Is a directory$"):
         load_recipe(tmp_path)
 
 

@@ -74,6 +74,17 @@ def test_several_batches_are_decoded_at_once():
     assert generator.most_at_once > 1
 
 
+def test_the_time_of_tracing_is_not_counted():
+    class Traced(Uppercase):
+        def answer_batch(self, lines):
+            assert bool(lines) == bool(told)  # the pace is counted from the first number told
+            return super().answer_batch(lines)
+
+    told = []
+    in_memory(Traced(), LINES, on_lines=told.append)
+    assert told[0] == 0
+
+
 def test_lines_of_like_length_are_decoded_together_longest_first():
     class Watched(Uppercase):
         batches_seen: list = []

@@ -93,7 +93,7 @@ def predict(
         Path | None, typer.Argument(help="Lines of UTF-8, plain or .gz; default, or -: standard input.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Packed if named .gz; default: standard output.")] = None,
-    n_best: Annotated[int, typer.Option(help="Hypotheses a line, best first.")] = 1,
+    n_best: Annotated[int, typer.Option(help="Hypotheses a line, best first; at most decode.beam_size.")] = 1,
     scores: Annotated[bool, typer.Option("--scores", help="The same as --format tsv.")] = False,
     output_format: Annotated[str | None, typer.Option("--format", help=FORMATS_HELP, show_default=False)] = None,
     workers: WorkersOption = None,
