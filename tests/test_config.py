@@ -297,6 +297,26 @@ def test_an_override_is_checked_like_the_file(tmp_path):
         load_recipe(recipe_file(tmp_path), {"train.step": 5})
 
 
+@pytest.mark.parametrize("key, near", [
+    ("decod.beam_size", "decode.beam_size"), ("beam_size", "decode.beam_size"), ("decode.beam_siz", "beam_size"),
+    ("beamsize", "decode.beam_size"), ("check_lines", "export.check_lines")])
+def test_a_mistyped_override_of_a_trained_run_is_met_with_the_nearest_key(key, near):
+    with pytest.raises(ConfigError, match=f"Did you mean '{near}'") as error:
+        override(Run(name="words"), {key: 3}, ["decode", "export"])
+    assert key in str(error.value)
+
+
+def test_an_override_of_a_table_that_trained_weights_rest_on_gets_no_hint():
+    with pytest.raises(ConfigError, match=r"--set can change decode\.\* and .* trained. Received: train.seed"):
+        override(Run(name="words"), {"train.seed": 3}, ["decode", "export"])
+
+
+@pytest.mark.parametrize("key, near", [("steps", "train.steps"), ("model.beam_size", "decode.beam_size")])
+def test_a_key_without_its_table_is_met_with_both(tmp_path, key, near):
+    with pytest.raises(ConfigError, match=f"unknown key '{key}'. Did you mean '{near}'"):
+        load_recipe(recipe_file(tmp_path), {key: 5})
+
+
 RECURRENT, TRANSFORMER = {"kind": "recurrent", "units": 8}, {"kind": "transformer", "units": 16, "heads": 2}
 
 
