@@ -152,6 +152,24 @@ def test_every_command_has_help(monkeypatch, capsys, command):
     assert "Usage: tfseq2seq " + command in capsys.readouterr().out
 
 
+INTERRUPTED = """
+import concurrent.futures, time
+from tfseq2seq import cli
+pool = concurrent.futures.ThreadPoolExecutor(1)
+def app(**settings):
+    pool.submit(time.sleep, 600)  # as a batch that is being decoded; the interpreter waits for it at its end
+    print("written")
+    raise KeyboardInterrupt
+cli.app = app
+cli.main()
+"""
+
+
+def test_ctrl_c_ends_the_process_whatever_its_threads_do():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "written\n", "")
+
+
 def test_the_help_of_predict_names_the_most_hypotheses(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     assert run(monkeypatch, "predict", "--help") == 0

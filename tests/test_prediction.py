@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -121,6 +122,45 @@ def test_a_window_of_very_long_lines_ends_early(monkeypatch):
 def test_what_a_worker_raises_ends_the_work():
     with pytest.raises(KeyboardInterrupt):
         in_memory(Uppercase(calls=2), LINES, workers=2, window=10)
+
+
+def test_ctrl_c_does_not_wait_for_the_batch_under_way(tmp_path):
+    class Endless(Uppercase):
+        started, released, ended = threading.Event(), threading.Event(), threading.Event()
+
+        def answer_batch(self, lines):
+            if not lines or len(lines[0]) < 20:
+                return super().answer_batch(lines)
+            self.started.set()
+            self.released.wait(60)
+            self.ended.set()
+            return super().answer_batch(lines)
+
+    class Watched(FileOutput):
+        written = threading.Event()
+
+        def append(self, *arguments):
+            super().append(*arguments)
+            self.written.set()
+
+    def interrupt_after_a_window():
+        if Endless.started.wait(60) and Watched.written.wait(60):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    path, lines = tmp_path / "out.txt", LINES[:10] + ["a" * 20] + LINES[10:]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has none
+    interrupt = threading.Thread(target=interrupt_after_a_window)
+    interrupt.start()
+    with contextlib.closing(Watched(path, FINGERPRINT)) as output, pytest.raises(KeyboardInterrupt):
+        predict(Endless(), lines, output, "text", window=10)
+    signal.signal(signal.SIGINT, before)
+    assert not Endless.ended.is_set()
+    Endless.released.set()
+    interrupt.join()
+    with contextlib.closing(FileOutput(path, FINGERPRINT)) as output:
+        assert output.num_lines == 10  # the whole window before
+        predict(Uppercase(), lines, output, "text", window=10)
+    assert path.read_text() == "".join(line.upper() + "\n" for line in lines)
 
 
 # What is written.

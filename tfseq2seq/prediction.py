@@ -138,7 +138,7 @@ def answer_windows(
     decode: Decode = replicas or (lambda batches: [generator.answer_batch(batches[0])])
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     pending: collections.deque[tuple[concurrent.futures.Future, Window, list[list[int]]]] = collections.deque()
-    done = 0
+    done, wait = 0, True
     decode([[]] * batches_at_once)  # traces; Keras keeps what it needs for that in the main thread
     on_lines(done)
 
@@ -168,8 +168,11 @@ def answer_windows(
                 yield from collect()
         while pending:
             yield from collect()
+    except (KeyboardInterrupt, GeneratorExit):
+        wait = False  # a batch under way may take minutes, and nothing stops it
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait, cancel_futures=True)
 
 
 def count_gpus() -> int:

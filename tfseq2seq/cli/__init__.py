@@ -1,5 +1,6 @@
 """The command line. Each command is a thin call; TensorFlow is imported only inside them."""
 
+import contextlib
 import os
 import sys
 from typing import Annotated
@@ -59,7 +60,10 @@ def main() -> None:
     try:
         app(prog_name="tfseq2seq")
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(INTERRUPTED)  # `sys.exit` would wait for the batches that threads are decoding
     except Interrupted as interruption:
         show.print(f"{interruption}: saved; to go on: {command(*sys.argv[1:])}", highlight=False, soft_wrap=True)
         sys.exit(128 + interruption.signal_number)
