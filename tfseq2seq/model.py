@@ -12,6 +12,7 @@ from tfseq2seq.decoders import make_decoder
 from tfseq2seq.distribution import on_several_hosts
 from tfseq2seq.encoders import make_encoder
 from tfseq2seq.fit_functions import EvaluateFunction, TrainFunction
+from tfseq2seq.layers.conformer import ConformerStack
 from tfseq2seq.layers.embedding import Embedding
 from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.padding import RealSteps
@@ -105,7 +106,7 @@ class Seq2Seq(keras.Model):
             stack.remove_padding = remove
 
     def _stacks(self):
-        return [layer for layer in self._flatten_layers() if isinstance(layer, TransformerStack)]
+        return [layer for layer in self._flatten_layers() if isinstance(layer, TransformerStack | ConformerStack)]
 
     def encode(self, source, training=False):
         """[B, S] int32 source ids to EncoderOutput."""
