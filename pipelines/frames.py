@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines.audio import FrontEnd
 from pipelines.pairs import DataError, Pair
-from pipelines.recordings import measure_recording, read_recording
+from pipelines.recordings import read_recording
 from pipelines.sides import EMPTY
 from tfseq2seq.config import Audio
 
@@ -126,13 +126,14 @@ class FrameSide:
         speeds: names of speeds there.
     Attributes:
         lengths: [N] int64, frames at the recordings' own speed without the last.
+        num_features: of a frame, the one that says whether it is real not among them.
     """
 
     def __init__(self, frames: Frames, places: np.ndarray, speeds: Sequence[str]):
         self._frames, self._places, self._speeds = frames, np.append(places, -1), list(speeds)  # the last for EMPTY
         own = frames.lengths[_name(PLAIN)][places]
         self._of_speeds = np.array([frames.lengths[speed][places] for speed in self._speeds])  # [speeds, N]
-        self.lengths = own - 1
+        self.lengths, self.num_features = own - 1, frames.front_end.vocabulary_size
 
     def longest_below(self, limit: int) -> np.ndarray:
         """[N] int64, frames without the last that each recording has room for, at most limit - 1 where a speed fits."""
@@ -142,8 +143,7 @@ class FrameSide:
     def gather(self, rows: np.ndarray, length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Features [R, length, mel_bins + 1] as `FrontEnd.read` gives them, and what is real [R, length] bool."""
         drawn = np.random.RandomState(seed).randint(len(self._speeds), size=len(rows))
-        width = self._frames.front_end.vocabulary_size
-        values, real = np.zeros([len(rows), length, width], np.float32), np.zeros([len(rows), length], bool)
+        values, real = np.zeros([len(rows), length, self.num_features], np.float32), np.zeros([len(rows), length], bool)
         for i, row in enumerate(rows.tolist()):
             if row == EMPTY:
                 continue
@@ -158,9 +158,3 @@ class FrameSide:
         normalized = self._frames.front_end.normalize(values, real)
         mask = real[:, :, None].astype(np.float32)
         return np.concatenate([np.asarray(normalized) * mask, mask], 2), real
-
-
-def num_frames(front_end: FrontEnd, path: str) -> int:
-    """Frames of a recording, by its header. Raises as `read_recording`."""
-    num_samples, rate = measure_recording(path)
-    return 1 + -(-num_samples * front_end.audio.sample_rate // rate) // front_end.hop

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipelines.audio import FrontEnd
 from pipelines.pairs import AnnotatedPair, DataError, Pair
 from pipelines.reading import Paths, read_lines, read_pairs
 from pipelines.wav import encode_wav
@@ -52,6 +53,12 @@ def measure_recording(path: str | Path) -> tuple[int, int]:
     except soundfile.SoundFileError as error:
         raise DataError(f"{path}: no recording that can be read: {error}") from error
     return about.frames, about.samplerate
+
+
+def num_frames(front_end: FrontEnd, path: str) -> int:
+    """Frames of a recording, by its header. Raises as `read_recording`."""
+    num_samples, rate = measure_recording(path)
+    return 1 + -(-num_samples * front_end.audio.sample_rate // rate) // front_end.hop
 
 
 def read_manifest(paths: Paths) -> list[Pair]:

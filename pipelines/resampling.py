@@ -4,6 +4,7 @@ import tensorflow as tf
 
 _REACH = 10  # zero crossings of the filter on either side
 _BETA = 5.0  # of its Kaiser window
+_AT_ONCE = 8  # values of the filter that are multiplied together: all of them would take 60 times the samples' memory
 
 
 def resample(samples, rate, target_rate):
@@ -43,12 +44,15 @@ def _resample(samples, rate, target_rate):
     edge = tf.range(num_outputs) * down + reach
     last, first_tap = edge // up, edge % up  # [n]
     num_taps = 2 * reach // up + 1
-    taps = tf.pad(taps, [[0, up]])  # a phase may have one less
+    num_taps += -num_taps % _AT_ONCE
+    taps = tf.pad(taps, [[0, (_AT_ONCE + 1) * up]])  # those that a phase lacks are 0
     padded = tf.pad(samples, [[num_taps, num_taps]])
 
     def add(i, total):
-        return i + 1, total + tf.gather(taps, first_tap + i * up) * tf.gather(
-            padded, tf.clip_by_value(last - i, -num_taps, num_samples + num_taps - 1) + num_taps)
+        some = i + tf.range(_AT_ONCE, dtype=tf.int64)
+        places = tf.clip_by_value(last[:, None] - some, -num_taps, num_samples + num_taps - 1)
+        products = tf.gather(taps, first_tap[:, None] + some * up) * tf.gather(padded, places + num_taps)
+        return i + _AT_ONCE, total + tf.reduce_sum(products, 1)
 
     _, total = tf.while_loop(
         lambda i, total: i < num_taps, add, (tf.constant(0, tf.int64), tf.zeros([num_outputs])))

@@ -45,7 +45,7 @@ class Audio(Table):
             raise ValueError(
                 "window and hop must hold at least one sample. Received: "
                 f"window={self.window}, hop={self.hop}, sample_rate={self.sample_rate}")
-        if any(round(100 * speed) != 100 * speed for speed in self.speeds) or len(set(self.speeds)) < len(self.speeds):
+        if any(round(speed, 2) != speed for speed in self.speeds) or len(set(self.speeds)) < len(self.speeds):
             raise ValueError(f"speeds must be different numbers of hundredths, as 0.9. Received: {self.speeds}")
         if self.max_duration is not None and self.max_duration <= self.min_duration:
             raise ValueError(

@@ -356,6 +356,10 @@ class Model(Table):
     """The network."""
 
     preset: Size | None = None  # for both sides and embedding_units, where these say nothing themselves
+    # What the encoder reads: embedded tokens, or frames of features (data.audio), which one linear map makes
+    # embedding_units wide.
+    source: Literal["tokens", "features"] = "tokens"
+    ctc: bool = False  # a linear layer that says the target from the memory alone, for train.ctc_weight
     embedding_units: PositiveInt = 256
     # "source_target" one table for both inputs; "target_output" target table = output matrix; "all" both of it.
     share_embeddings: Literal["none", "source_target", "target_output", "all"] = "none"
@@ -380,6 +384,12 @@ class Model(Table):
     @pydantic.model_validator(mode="after")
     def _consistent(self):
         encoder, decoder = self.encoder, self.decoder
+        shared = self.share_embeddings in ("source_target", "all")
+        if self.source == "features" and (shared or encoder.kind == "parallel"):
+            raise ValueError(
+                "source = \"features\" has no source embedding to share and is one source: set share_embeddings to "
+                "\"none\" or \"target_output\", and another encoder than \"parallel\". Received: "
+                f"share_embeddings=\"{self.share_embeddings}\", encoder.kind=\"{encoder.kind}\"")
         if decoder.kind == "attentional" and decoder.attention in ("dot", "scaled_dot"):
             if encoder.output_units != decoder.units:
                 raise ValueError(

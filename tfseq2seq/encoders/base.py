@@ -44,5 +44,9 @@ class Encoder(Layer):
         """
         return self(embed(ids), mask=source_mask(ids), training=training)
 
+    def num_steps(self, source_steps):
+        """S', steps of the memory of a source of so many; a Python int."""
+        return source_steps
+
     def get_config(self):
         return {**super().get_config(), "pooling": self.pooling}

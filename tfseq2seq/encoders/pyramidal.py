@@ -43,6 +43,10 @@ class PyramidalEncoder(Encoder):
         """Width of the memory."""
         return 2 * self.units
 
+    def num_steps(self, source_steps):
+        """See `Encoder.num_steps`."""
+        return -(-source_steps // 2 ** (self.layers - 1))
+
     def call(self, source, mask, training=False):
         hidden, states = source, []
         for i in range(self.layers):

@@ -32,6 +32,10 @@ class SubsamplingEncoder(Encoder):
         """Width of the memory."""
         return self.units
 
+    def num_steps(self, source_steps):
+        """See `Encoder.num_steps`."""
+        return -(-source_steps // 2**self.layers)
+
     def call(self, source, mask, training=False):
         hidden = zero_padding(source, mask)
         for convolution in self.convolutions:
