@@ -11,7 +11,8 @@ VERSION = re.search(r'^__version__ = "(.+)"$', SOURCE, re.M).group(1)
 PACKAGES = ["tfseq2seq", "pipelines", "serving"]
 
 # scipy: chi-squared tests of drawn tokens
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13"]
+AUDIO = ["soundfile>=0.12"]  # FLAC, Ogg and MP3 (BSD-3-Clause; its wheels carry libsndfile, LGPL-2.1)
+TEST = [*AUDIO, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13"]
 
 setup(
     name="tfseq2seq",
@@ -41,7 +42,7 @@ setup(
         "rich>=13",
         "matplotlib>=3.8",
     ],
-    extras_require={"test": TEST, "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"]},
+    extras_require={"audio": AUDIO, "test": TEST, "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"]},
     entry_points={"console_scripts": ["tfseq2seq = tfseq2seq.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

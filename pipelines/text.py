@@ -3,17 +3,21 @@
 `source_ids` runs in the graph: training's evaluation and the SavedModel share it.
 """
 
+import functools
 import hashlib
 import itertools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from pipelines.alignments import align
+from pipelines.audio import FrontEnd
 from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, weight_of
-from pipelines.reading import find_split, read_lines, read_pairs, split_sources
+from pipelines.reading import Paths, find_split, read_lines, read_pairs, split_sources
+from pipelines.recordings import num_frames, read_manifest
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
 from tfseq2seq.structures import EOS, PAD
@@ -25,6 +29,7 @@ __all__ = [
 ]
 
 ENCODED_AT_ONCE = 16_384  # strings; bounds the memory of the ragged intermediates
+Read = Callable[[Paths], list[Pair]]  # the pairs of a file, or of several
 VALID_SHARE, MOST_VALID = 0.05, 2000  # held out of train where a data set brings no valid split
 
 logger = logging.getLogger(__name__)
@@ -42,8 +47,9 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     Raises:
         DataError: none or several of them are named, or what they name is missing or broken.
     """
+    read = read_manifest if data.audio is not None else functools.partial(read_pairs, separator=data.source_separator)
     if not data.sets:
-        splits, where = _load(data, "data", data.source_separator, progress)
+        splits, where = _load(data, "data", read, progress)
         if data.alignments is not None:  # before pairs leave train, while line n is of pair n
             splits = splits._replace(train=align(splits.train, str(Path(data.alignments).expanduser())))
         return _with_valid(splits, where)
@@ -51,7 +57,7 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     if named:
         raise DataError(f"data.{named[0]} belongs into one of data.sets, where there are any. Received both.")
     loaded = [
-        _load(each, f"data.sets[{number}]", data.source_separator, progress) for number, each in enumerate(data.sets)]
+        _load(each, f"data.sets[{number}]", read, progress) for number, each in enumerate(data.sets)]
     if not any(splits.valid for splits, _ in loaded):
         loaded = [(_with_valid(splits, where), where) for splits, where in loaded]
     tagged = [
@@ -66,7 +72,7 @@ def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
     return AnnotatedPair(tag + source, target, weight_of(pair) * of_set.weight, number)
 
 
-def _load(origin: Origin, key: str, separator: str | None, progress: Progress | None) -> tuple[Splits, str]:
+def _load(origin: Origin, key: str, read: Read, progress: Progress | None) -> tuple[Splits, str]:
     """The splits of one origin as they are, and where they are from."""
     named = [name for name in ("corpus", "folder", "train") if getattr(origin, name) is not None]
     if len(named) != 1:
@@ -81,8 +87,8 @@ def _load(origin: Origin, key: str, separator: str | None, progress: Progress | 
     if origin.corpus is not None:
         return obtain(origin.corpus, origin.pair, progress), origin.corpus
     if origin.folder is not None:
-        return _load_folder(Path(origin.folder).expanduser(), separator), origin.folder
-    return _load_files(origin.train, origin.valid, origin.test, separator), f"{key}.train"
+        return _load_folder(Path(origin.folder).expanduser(), read), origin.folder
+    return _load_files(origin.train, origin.valid, origin.test, read), f"{key}.train"
 
 
 class SeveralSources(Tokenizer):
@@ -133,6 +139,13 @@ class SeveralSources(Tokenizer):
         return self.of_one_source.decode(ids)
 
 
+def read_source(strings: tf.Tensor, reader: Tokenizer | FrontEnd, max_length: int) -> tf.Tensor:
+    """Sources as a model reads them, in the graph: ids as `source_ids`, or features of WAV files as `FrontEnd.read`."""
+    if isinstance(reader, FrontEnd):
+        return reader.read(strings, max_length)
+    return source_ids(strings, reader, max_length)[0]
+
+
 def source_ids(
     strings: tf.Tensor, tokenizer: Tokenizer, max_length: int, beside: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -158,10 +171,20 @@ def source_ids(
     return ids.to_tensor(PAD, shape=tf.stack([num_rows, longest])), cut
 
 
-def encode_pairs(pairs: list[Pair], source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> EncodedPairs:
-    """Pairs to flat ids with offsets, without BOS and EOS; nothing is cut."""
-    sources, targets = (list(side) for side in zip(*(pair[:2] for pair in pairs), strict=True)) if pairs else ([], [])
-    return EncodedPairs(*_encode(sources, source_tokenizer), *_encode(targets, target_tokenizer, sources))
+def encode_pairs(
+    pairs: list[Pair], source_tokenizer: Tokenizer | FrontEnd, target_tokenizer: Tokenizer,
+) -> EncodedPairs:
+    """Pairs to flat ids with offsets, without BOS and EOS; nothing is cut.
+
+    A recording has an id, PAD, for each frame but the last, which so stands for the end.
+    """
+    lines = [source for source, _ in pairs]
+    if isinstance(source_tokenizer, FrontEnd):
+        offsets = np.cumsum([0, *(num_frames(source_tokenizer, path) - 1 for path in lines)], dtype=np.int64)
+        sources = np.full(offsets[-1], PAD, np.int32), offsets
+    else:
+        sources = _encode(lines, source_tokenizer)
+    return EncodedPairs(*sources, *_encode([target for _, target in pairs], target_tokenizer, lines))
 
 
 def _encode(
@@ -179,18 +202,17 @@ def _encode(
     return np.concatenate(flat), np.cumsum(np.concatenate(lengths))
 
 
-def _load_folder(folder: Path, separator: str | None) -> Splits:
+def _load_folder(folder: Path, read: Read) -> Splits:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; data.folder needs one with train, valid and test files.")
     train, valid, test = (find_split(folder, name) for name in Splits._fields)
     if train is None:
         raise DataError(f"{folder}: holds no train.tsv or train.jsonl (or .gz of it).")
-    return _load_files(train, valid, test, separator)
+    return _load_files(train, valid, test, read)
 
 
-def _load_files(train, valid, test, separator: str | None) -> Splits:
-    read = [[] if paths is None else read_pairs(_expanded(paths), separator) for paths in (train, valid, test)]
-    return Splits(*read)
+def _load_files(train, valid, test, read: Read) -> Splits:
+    return Splits(*([] if paths is None else read(_expanded(paths)) for paths in (train, valid, test)))
 
 
 def _expanded(paths: str | list[str]) -> str | list[str]:

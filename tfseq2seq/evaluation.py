@@ -104,6 +104,12 @@ def _edits(hypothesis: str, reference: str) -> tuple[int, int]:
     return found.substitutions + found.deletions + found.insertions, tokens
 
 
+def _count_character_edits(hypothesis: str, references: Sequence[str]) -> tuple[int, int]:
+    """Edits to the closest reference, and its characters, one space between words and none at the ends."""
+    spelled = [" ".join("\u2581".join(text.split())) for text in (hypothesis, *references)]
+    return _count_edits(spelled[0], spelled[1:])
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -114,6 +120,7 @@ METRICS = {
         Metric("word_error_rate", False, count=_count_wrong),  # lines equal to no reference, spacing aside
         Metric("phoneme_error_rate", False, count=_count_edits),  # edits to the closest reference per phoneme
         Metric("token_error_rate", False, count=_count_edits),  # the same per white-space separated token
+        Metric("character_error_rate", False, count=_count_character_edits),  # the same per character
     )
 }
 

@@ -12,13 +12,14 @@ from tfseq2seq.decoders import make_decoder
 from tfseq2seq.distribution import on_several_hosts
 from tfseq2seq.encoders import make_encoder
 from tfseq2seq.fit_functions import EvaluateFunction, TrainFunction
+from tfseq2seq.layers.conformer import ConformerStack
 from tfseq2seq.layers.copying import Copier, CopyMemory
-from tfseq2seq.layers.embedding import Embedding
+from tfseq2seq.layers.embedding import Embedding, FeatureProjection
 from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
-from tfseq2seq.losses import alignment_cross_entropy, coverage_loss, symmetric_divergence
+from tfseq2seq.losses import alignment_cross_entropy, coverage_loss, ctc_loss, symmetric_divergence
 from tfseq2seq.structures import PAD, UNK
 from tfseq2seq.teacher_forcing import TeacherForcing, decode_in_steps, decode_in_two_passes
 
@@ -41,10 +42,11 @@ class Seq2Seq(keras.Model):
 
     Args:
         config: `tfseq2seq.config.Model`, or its values as a dict.
-        source_vocabulary_size: Number of source ids.
+        source_vocabulary_size: Number of source ids; or of features a frame, with `source = "features"`.
         target_vocabulary_size: Number of target ids; with `config.copying` those of copies included.
     Call arguments:
-        inputs: {"source": [B, S] int32 ids ended by EOS, "target": [B, T] int32 ids that start with BOS}.
+        inputs: {"source": [B, S] int32 ids ended by EOS, or [B, S, F + 1] float32 features, the last of which is above
+            0 on real frames; "target": [B, T] int32 ids that start with BOS}.
         training: Whether dropout is on.
     Returns:
         [B, T, V] float32 logits of the next token.
@@ -68,13 +70,18 @@ class Seq2Seq(keras.Model):
         copies = config.num_copy_ids
         self.target_embedding = Embedding(
             target_vocabulary_size - copies, width, name="target_embedding", dtype=policy)
-        self.source_embedding = self.target_embedding if share in ("source_target", "all") else Embedding(
-            source_vocabulary_size - copies, width, name="source_embedding", dtype=policy)
+        if config.source == "features":
+            self.source_embedding = FeatureProjection(width, name="source_embedding", dtype=policy)
+        else:
+            self.source_embedding = self.target_embedding if share in ("source_target", "all") else Embedding(
+                source_vocabulary_size - copies, width, name="source_embedding", dtype=policy)
         self.encoder = make_encoder(config.encoder, name="encoder", dtype=policy)
         self.decoder = make_decoder(config.decoder, width if tied_output else None, name="decoder", dtype=policy)
         self.output_layer = None if tied_output else Linear(
             target_vocabulary_size - copies, name="output_layer", dtype=policy)
         self.copier = Copier(copies, name="copier", dtype=policy) if config.copying else None
+        self.ctc_layer: Any = Linear(
+            target_vocabulary_size - copies, name="ctc_layer", dtype=policy) if config.ctc else None
         self.perplexity = Perplexity(name="perplexity")
         self.token_accuracy = keras.metrics.Mean(name="token_accuracy")
         # Of the last training step, of the global batch, before clipping.
@@ -84,6 +91,7 @@ class Seq2Seq(keras.Model):
         self.r_drop = 0.0  # weight of the divergence of two passes in training, see `symmetric_divergence`
         self.guided_alignment_weight = 0.0  # of the attention's loss, for batches with "alignment" [B, T, S]
         self.coverage_weight = 0.0  # of attention's loss where it falls twice, see `coverage_loss`
+        self.ctc_weight = 0.0  # share of `ctc_loss` in training's loss
         self.distillation: Any = None  # a `Distillation`, whose teacher training learns from beside the references
         self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
         self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
@@ -95,8 +103,11 @@ class Seq2Seq(keras.Model):
     def build(self, input_shape=None):
         """Makes every weight; all widths follow from the constructor's arguments."""
         ids = tf.ones([1, 2], tf.int32)
+        source = tf.ones([1, 2, self.source_vocabulary_size + 1]) if self.config.source == "features" else ids
         with tf.init_scope():
-            self.call({"source": ids, "target": ids})
+            self.call({"source": source, "target": ids})
+            if self.ctc_layer is not None:
+                self.ctc_layer.build((None, None, self.encoder.output_units))
         self.built = True
 
     @property
@@ -110,15 +121,17 @@ class Seq2Seq(keras.Model):
             stack.remove_padding = remove
 
     def _stacks(self):
-        return [layer for layer in self._flatten_layers() if isinstance(layer, TransformerStack)]
+        return [layer for layer in self._flatten_layers() if isinstance(layer, TransformerStack | ConformerStack)]
 
     def encode(self, source, training=False):
-        """[B, S] int32 source ids to EncoderOutput."""
+        """[B, S] int32 source ids, or [B, S, F + 1] features, to EncoderOutput."""
         encoded = self.encoder.read(source, self.embed_source, training)
         return encoded if self.copier is None else encoded._replace(source=source)
 
     def embed_source(self, ids):
-        """[...] int32 ids to [..., X], scaled where the recipe says so."""
+        """[...] int32 ids to [..., X], scaled where the recipe says so; or features [B, S, F + 1] to [B, S, X]."""
+        if self.config.source == "features":
+            return self.source_embedding(ids)
         return self._scaled(self.source_embedding(self._known(ids)), reads_transformer(self.config.encoder))
 
     def embed_target(self, ids):
@@ -220,9 +233,12 @@ class Seq2Seq(keras.Model):
         """[B, T, V] float32 logits of the tokens that follow those of `target` [B, T], from what `start` gave."""
         return self._decode(target, state, memory, training)[0]
 
-    def call_on_real_steps(self, inputs, steps, training=False):
-        """As `call_with_attention`, but logits [R, V] of the real steps alone; `steps` is the target's `RealSteps`."""
-        memory, state = self.start(self.encode(inputs["source"], training))
+    def call_on_real_steps(self, inputs, steps, training=False, encoded=None):
+        """As `call_with_attention`, but logits [R, V] of the real steps alone; `steps` is the target's `RealSteps`.
+
+        `encoded` is the source's EncoderOutput, where that is known.
+        """
+        memory, state = self.start(self.encode(inputs["source"], training) if encoded is None else encoded)
         return self._decode(inputs["target"], state, memory, training, steps)
 
     def _decode(self, target, state, memory, training, steps=None):
@@ -242,10 +258,10 @@ class Seq2Seq(keras.Model):
                 [*target.shape, self.target_vocabulary_size])
         return logits, attention
 
-    def _real_logits(self, inputs, labels, weights, training):
+    def _real_logits(self, inputs, labels, weights, training, encoded=None):
         """Logits [1, R, V] of the R real target steps, with their labels and weights [1, R], and attention [B, T, S].
 
-        There is no attention where the decoder reads what it found itself.
+        There is no attention where the decoder reads what it found itself. `encoded` as of `call_on_real_steps`.
         """
         self.remove_padding = remove = not self.jit_compile  # XLA needs shapes that are known beforehand
         steps = RealSteps(labels != PAD, remove)
@@ -255,7 +271,7 @@ class Seq2Seq(keras.Model):
             coins = tf.transpose(tf.random.stateless_uniform(tf.shape(labels), seed) < share)
             logits, attention = steps.pack(self.call_with_sampling(inputs, coins, training)), None
         else:
-            logits, attention = self.call_on_real_steps(inputs, steps, training)
+            logits, attention = self.call_on_real_steps(inputs, steps, training, encoded)
         # Not [None], whose gradient would copy the logits once more.
         rows = tuple(tf.expand_dims(part, 0) for part in (logits, steps.pack(labels), steps.pack(weights)))
         return *rows, attention
@@ -312,7 +328,9 @@ class Seq2Seq(keras.Model):
             inputs, labels, weights = tf.nest.map_structure(
                 lambda each: tf.concat([each] * copies, 0), (inputs, labels, weights / copies))
         with tf.GradientTape() as tape:
-            logits, real_labels, real_weights, attention = self._real_logits(inputs, labels, weights, training=True)
+            encoded = self.encode(inputs["source"], training=True) if self.ctc_weight else None
+            logits, real_labels, real_weights, attention = self._real_logits(
+                inputs, labels, weights, training=True, encoded=encoded)
             loss = self._token_loss(real_labels, logits, real_weights, copies)
             if taught is not None:
                 loss = self.distillation.mix(loss, logits[0], taught, real_weights[0], copies)
@@ -323,6 +341,9 @@ class Seq2Seq(keras.Model):
                 loss += self.guided_alignment_weight * apart
             if self.coverage_weight:
                 loss += self.coverage_weight * coverage_loss(attention, weights)
+            if encoded is not None:
+                said = ctc_loss(tf.cast(self.ctc_layer(encoded.memory), tf.float32), encoded.mask, labels, weights)
+                loss = (1.0 - self.ctc_weight) * loss + self.ctc_weight * said
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled, self.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -423,7 +444,7 @@ def build_model(config, source_vocabulary_size, target_vocabulary_size, precisio
 
     Args:
         config: `tfseq2seq.config.Model`.
-        source_vocabulary_size: Number of source ids.
+        source_vocabulary_size: Number of source ids, or of features a frame.
         target_vocabulary_size: Number of target ids.
         precision: Keras dtype policy: "float32", "mixed_float16" or "mixed_bfloat16".
     """

@@ -18,7 +18,7 @@ from tfseq2seq.decoding.processors import (
     penalize_repetition,
 )
 from tfseq2seq.decoding.scoring import length_limits
-from tfseq2seq.structures import EOS, PAD, UNK
+from tfseq2seq.structures import EOS, PAD, UNK, source_mask
 
 # What a row may ask for, as [N] tensors, with the number that stands for "as exported" (for a float it is NaN). A
 # server takes no scalar with batching, and every input of a signature must be sent.
@@ -84,7 +84,7 @@ class SearchOptions:
 
         Args:
             text: [N] source strings; draws are seeded by them too.
-            source: [N, S] their ids.
+            source: [N, S] their ids, or [N, S, F + 1] features.
             requested: options of the rows by name, a part of `ROW_OPTIONS`, each [N]; "phrases" holds those of a row
                 with `PHRASE_SEPARATOR` between them.
             method: "beam", "sample", "greedy", or "alternatives": the likeliest tokens after each row's prefix, each
@@ -122,7 +122,7 @@ class SearchOptions:
 
     def _lengths(self, source, requested):
         """Most and least tokens of each answer, for all rows or [N]."""
-        decode, lengths = self.decode, _num_tokens(source)
+        decode, lengths = self.decode, tf.reduce_sum(tf.cast(source_mask(source), tf.int32), 1)
         limit = self._row(requested, "max_length", decode.max_length)
         least = self._row(requested, "min_length", decode.min_length)
         if "max_length" in requested and "min_length" in requested:

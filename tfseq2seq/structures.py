@@ -13,6 +13,11 @@ PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 
 
+def source_mask(source):
+    """What of a source is real, [B, S] bool: all ids [B, S] but PAD; of features [B, S, F + 1] the last one says it."""
+    return source[:, :, -1] > 0 if source.shape.rank == 3 else source != PAD
+
+
 class EncoderOutput(NamedTuple):
     """What a decoder may look at.
 
@@ -37,10 +42,12 @@ class RecurrentState(NamedTuple):
     Attributes:
         recurrent: nested tuple of [N, D] float tensors.
         feed: [N, D] float, the attentional vector fed to the next input, or ().
+        attended: [N, S] float32, weights on the source at the step before, where the attention reads them, or ().
     """
 
     recurrent: Any
     feed: Any
+    attended: Any = ()
 
 
 class Shared(NamedTuple):

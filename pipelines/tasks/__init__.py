@@ -4,12 +4,13 @@ import difflib
 
 from pipelines.tasks.base import Task
 from pipelines.tasks.pronunciation import PRONUNCIATION
+from pipelines.tasks.speech import SPEECH
 from pipelines.tasks.translation import TRANSLATION
 from tfseq2seq.config import ConfigError
 
 __all__ = ["TASKS", "Task", "find_task"]
 
-TASKS = {task.name: task for task in (TRANSLATION, PRONUNCIATION)}
+TASKS = {task.name: task for task in (TRANSLATION, PRONUNCIATION, SPEECH)}
 
 
 def find_task(name: str) -> Task:
