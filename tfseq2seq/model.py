@@ -304,7 +304,8 @@ class Seq2Seq(keras.Model):
     def test_step(self, data):
         inputs, labels, weights = self.unpack(data)
         logits, labels, weights, _ = self._real_logits(inputs, labels, weights, training=False)
-        self._token_loss(labels, logits, weights)
+        # Batches of more tokens count more; training's steps count alike.
+        self._token_loss(labels, logits, weights, share=_sum_of_replicas(_count_tokens(labels)))
         return self.get_metrics_result()
 
     def unpack(self, data):
@@ -319,20 +320,20 @@ class Seq2Seq(keras.Model):
                 "Seq2Seq needs sample weights of [B, T], on each real token 1 / (real tokens of the global batch); "
                 f"leave them out to have them made. Received: shape {tuple(weights.shape)}.")
         if weights is None:
-            mask = tf.cast(labels != PAD, tf.float32)
-            count = tf.reduce_sum(mask)
-            if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-                count = tf.distribute.get_replica_context().all_reduce("sum", count)
-            weights = tf.math.divide_no_nan(mask, count)
+            count = _sum_of_replicas(_count_tokens(labels))
+            weights = tf.math.divide_no_nan(tf.cast(labels != PAD, tf.float32), count)
         return inputs, labels, weights
 
-    def _token_loss(self, labels, logits, weights, copies=1):
-        """This replica's share of the loss per token; the metrics count real tokens, once for all copies."""
+    def _token_loss(self, labels, logits, weights, copies=1, share=1.0):
+        """This replica's part of the loss per token; the other metrics count real tokens, once for all copies.
+
+        The weights of all parts of a batch sum to 1, so that the loss shown is that of the whole batch, of which
+        `share` says how much it counts among others.
+        """
         losses, nats, correct = self.loss.per_token(labels, logits)
-        loss = tf.reduce_sum(losses * weights)
+        loss, total = tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
+        self._loss_tracker.update_state(tf.math.divide_no_nan(loss, total), sample_weight=share * total)
         mask = tf.cast(labels != PAD, tf.float32) / copies
-        self._loss_tracker.update_state(
-            tf.math.divide_no_nan(loss, tf.reduce_sum(weights)), sample_weight=tf.reduce_sum(mask))
         for metric, values in ((self.perplexity, nats), (self.token_accuracy, correct)):
             # Flat: of more axes Keras would count the rows.
             metric.update_state(tf.reshape(values, [-1]), sample_weight=tf.reshape(mask, [-1]))
@@ -376,6 +377,16 @@ class Seq2Seq(keras.Model):
             **super().get_config(), "config": self.config.model_dump(),
             "source_vocabulary_size": self.source_vocabulary_size,
             "target_vocabulary_size": self.target_vocabulary_size}
+
+
+def _count_tokens(labels):
+    return tf.reduce_sum(tf.cast(labels != PAD, tf.float32))
+
+
+def _sum_of_replicas(value):
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return value
+    return tf.distribute.get_replica_context().all_reduce("sum", value)
 
 
 def _known(shape):
