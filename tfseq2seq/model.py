@@ -1,5 +1,6 @@
 """The model: embeddings around an encoder and a decoder, trained by `compile` and `fit`."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from tfseq2seq.encoders import make_encoder
 from tfseq2seq.fit_functions import EvaluateFunction, TrainFunction
 from tfseq2seq.layers.embedding import Embedding
 from tfseq2seq.layers.linear import Linear
+from tfseq2seq.layers.multihead import weights_in_logarithms
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
@@ -277,16 +279,17 @@ class Seq2Seq(keras.Model):
         if copies > 1:
             inputs, labels, weights = tf.nest.map_structure(
                 lambda each: tf.concat([each] * copies, 0), (inputs, labels, weights / copies))
+        guided = self.guided_alignment_weight
         with tf.GradientTape() as tape:
-            logits, real_labels, real_weights, attention = self._real_logits(inputs, labels, weights, training=True)
+            with weights_in_logarithms() if guided else contextlib.nullcontext():
+                logits, real_labels, real_weights, attention = self._real_logits(inputs, labels, weights, training=True)
             loss = self._token_loss(real_labels, logits, real_weights, copies)
             if taught is not None:
                 loss = self.distillation.mix(loss, logits[0], taught, real_weights[0], copies)
             if copies > 1:
                 loss += 0.5 * self.r_drop * symmetric_divergence(logits[0], copies * real_weights[0])
-            if self.guided_alignment_weight:
-                apart = alignment_cross_entropy(attention, inputs["alignment"], weights)
-                loss += self.guided_alignment_weight * apart
+            if guided:
+                loss += guided * alignment_cross_entropy(attention, inputs["alignment"], weights)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled, self.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)

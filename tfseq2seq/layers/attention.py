@@ -8,7 +8,7 @@ in training and the K hypotheses of one source in search, so nothing of the sour
 import keras
 import tensorflow as tf
 
-from tfseq2seq.layers.multihead import CrossAttention, padding_bias
+from tfseq2seq.layers.multihead import CrossAttention, attention_weights, mean_of_heads, padding_bias
 from tfseq2seq.layers.padding import RealSteps
 
 
@@ -45,8 +45,8 @@ class Attention(keras.layers.Layer):
 
     def call(self, query, keys, values, mask):
         scores = tf.cast(self.score(query, keys), tf.float32)  # [B, T, S]
-        weights = tf.nn.softmax(tf.where(mask[:, None], scores, scores.dtype.min))
-        return tf.matmul(tf.cast(weights, values.dtype), values), weights
+        weights, given = attention_weights(tf.where(mask[:, None], scores, scores.dtype.min))
+        return tf.matmul(tf.cast(weights, values.dtype), values), given
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
@@ -163,7 +163,7 @@ class MultiHeadAttention(Attention):
 
     def call(self, query, keys, values, mask):
         mixed, weights = self.attention.attend(self.attention.query(query), keys, values, padding_bias(mask))
-        return self.attention.output(mixed), tf.reduce_mean(weights, 1)
+        return self.attention.output(mixed), mean_of_heads(weights)
 
     def get_config(self):
         return {**super().get_config(), "heads": self.heads}
