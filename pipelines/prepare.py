@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 import gzip
 import json
 import os
@@ -141,7 +142,9 @@ def refuse_no_run(folder: Path) -> None:
         raise ConfigError(f"{folder}: holds no run (no config.json); make one with `tfseq2seq train RECIPE`.")
 
 
-def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: bool = False) -> Batches:
+def make_batches(
+    prepared: Prepared, pairs: Pairs, replicas: int, for_training: bool = False, progress: Progress = lambda *_: None,
+) -> Batches:
     """Batches of some pairs of a run.
 
     Args:
@@ -150,6 +153,7 @@ def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: 
         replicas: see `Batches`.
         for_training: whether weights, rates, subwords drawn anew and alignments are as the recipe says; else every
             pair comes once, as it is.
+        progress: told (stage, done, total) while subwords that are drawn anew are measured.
     Raises:
         DataError: no pair is within the recipe's lengths.
     """
@@ -165,7 +169,8 @@ def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: 
         if for_training and alpha:
             sampler = SubwordSampler(lines, getattr(prepared, f"{name}_tokenizer"), alpha)
             side = Side(getattr(encoded, f"{name}_ids"), getattr(encoded, f"{name}_offsets"))
-            sides[f"sampled_{name}"] = SampledSide(side, sampler, run.train.seed)
+            sides[f"sampled_{name}"] = SampledSide(
+                side, sampler, run.train.seed, functools.partial(progress, f"measuring {name} subwords"))
     return Batches(
         encoded, batch_tokens=data.batch_tokens, num_lengths=data.num_lengths, replicas=replicas,
         seed=run.train.seed, max_source_length=data.max_source_length, max_target_length=data.max_target_length,

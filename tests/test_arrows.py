@@ -99,6 +99,7 @@ ARROWS = {
         *LIBRARY,
         "tfseq2seq.generation",
         "tfseq2seq.callbacks",
+        "tfseq2seq.console",
         "tfseq2seq.averaging",
         "tfseq2seq.noise",
         "tfseq2seq.starting",

@@ -85,14 +85,15 @@ def teacher_cross_entropy(logits, teacher_logits, temperature):
     return loss, gradient
 
 
-def alignment_cross_entropy(attention, alignment, weights):
+def alignment_cross_entropy(log_attention, alignment, weights):
     """Cross-entropy between alignments and attention (guided alignment, Chen et al., 2016, arXiv:1607.01628).
 
     -sum over target tokens t of weight[t] * sum over s of alignment[t, s] log attention[t, s]: tokens that are aligned
     with nothing count nothing.
 
     Args:
-        attention: [B, T, S] float32, the decoder's weights on the source.
+        log_attention: [B, T, S] float32, logarithms of the decoder's weights on the source, see
+            `layers.multihead.weights_in_logarithms`; also -inf where there is no alignment.
         alignment: [B, T, S] float32; each [b, t] sums to 1, or is 0.
         weights: [B, T] float32, 1 / (real tokens of the global batch), 0 on padding.
     Returns:
@@ -100,12 +101,11 @@ def alignment_cross_entropy(attention, alignment, weights):
     Raises:
         ValueError: the decoder has no attention.
     """
-    if attention.shape[-1] == 0:
+    if log_attention.shape[-1] == 0:
         raise ValueError(
             "Guided alignment needs a decoder with attention: \"attentional\" or \"transformer\". Received: attention "
-            f"of shape {tuple(attention.shape)}.")
-    # A softmax that is 0 in float32 stays in reach of the gradient.
-    return -tf.reduce_sum(weights[:, :, None] * alignment * tf.math.log(attention + 1e-30))
+            f"of shape {tuple(log_attention.shape)}.")
+    return -tf.reduce_sum(weights[:, :, None] * alignment * tf.where(alignment > 0, log_attention, 0.0))
 
 
 def coverage_loss(attention, weights):

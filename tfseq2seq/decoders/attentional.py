@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfseq2seq.decoders.base import StackedDecoder
 from tfseq2seq.layers.attention import make_attention
+from tfseq2seq.layers.multihead import as_weights
 from tfseq2seq.structures import AttentionMemory, RecurrentState
 
 
@@ -90,7 +91,7 @@ class AttentionalDecoder(StackedDecoder):
         weights = tf.reshape(weights, [num_rows, tf.shape(weights)[-1]])
         attended: Any = ()
         if self.attention.reads_previous:
-            attended = tf.ensure_shape(weights, state.attended.shape)
+            attended = tf.ensure_shape(as_weights(weights), state.attended.shape)
         return output, RecurrentState(recurrent, output if self.input_feeding else (), attended), weights
 
     def call(self, inputs, state, memory, mask=None, training=False):

@@ -8,7 +8,7 @@ in training and the K hypotheses of one source in search, so nothing of the sour
 import keras
 import tensorflow as tf
 
-from tfseq2seq.layers.multihead import CrossAttention, padding_bias
+from tfseq2seq.layers.multihead import CrossAttention, attention_weights, mean_of_heads, padding_bias
 from tfseq2seq.layers.padding import RealSteps
 
 
@@ -49,9 +49,9 @@ class Attention(keras.layers.Layer):
         return self.average(tf.cast(self.score(query, keys), tf.float32), values, mask)
 
     def average(self, scores, values, mask):
-        """The context, and the weights that scores [B, T, S] float32 give."""
-        weights = tf.nn.softmax(tf.where(mask[:, None], scores, scores.dtype.min))
-        return tf.matmul(tf.cast(weights, values.dtype), values), weights
+        """The context, and what `attention_weights` gives of scores [B, T, S] float32."""
+        weights, given = attention_weights(tf.where(mask[:, None], scores, scores.dtype.min))
+        return tf.matmul(tf.cast(weights, values.dtype), values), given
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
@@ -212,9 +212,9 @@ class MultiHeadAttention(Attention):
         steps = RealSteps(tf.ones(tf.shape(memory)[:2], tf.bool), remove=False)
         return self.attention.project(steps.pack(tf.cast(memory, self.compute_dtype)), steps)
 
-    def call(self, query, keys, values, mask):
+    def call(self, query, keys, values, mask, previous=None):
         mixed, weights = self.attention.attend(self.attention.query(query), keys, values, padding_bias(mask))
-        return self.attention.output(mixed), tf.reduce_mean(weights, 1)
+        return self.attention.output(mixed), mean_of_heads(weights)
 
     def get_config(self):
         return {**super().get_config(), "heads": self.heads}
