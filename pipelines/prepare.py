@@ -199,7 +199,7 @@ def _cutting(tokenizer: Tokenizer, run: Run) -> Tokenizer:
 
 def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer, Tokenizer]:
     data = run.data
-    tags = [each.source_tag for each in data.sets if each.source_tag is not None]
+    tags = [*(each.source_tag for each in data.sets if each.source_tag is not None), *find_task(run.task).symbols]
     sources = [source for line, _ in splits.train for source in split_sources(line, data.source_separator)]
     targets = [target for _, target in splits.train]
     if data.share_tokenizer:

@@ -53,7 +53,10 @@ ARROWS = {
     "tfseq2seq.fit_functions": [],
     "tfseq2seq.losses": ["tfseq2seq.structures", "tfseq2seq.config.*"],
     "tfseq2seq.optimization": ["tfseq2seq.structures", "tfseq2seq.config.*"],
-    "tfseq2seq.evaluation": ["tfseq2seq.structures", "tfseq2seq.config.*"],
+    "tfseq2seq.syntax": [],
+    "tfseq2seq.likeness": [],
+    "tfseq2seq.evaluation": [
+        "tfseq2seq.structures", "tfseq2seq.config.*", "tfseq2seq.likeness", "tfseq2seq.syntax"],
     "tfseq2seq.decoding.*": ["tfseq2seq.structures"],  # it gets a step function, never the model
     # Joins model, tokenizers and search: strings in, strings out, the same graph in training and export.
     "tfseq2seq.generation": [
