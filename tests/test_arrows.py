@@ -133,6 +133,14 @@ ARROWS = {
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
+    "tfseq2seq.perplexity": [],
+    "tfseq2seq.breakdown": ["tfseq2seq.evaluation", "tfseq2seq.likeness"],
+    "tfseq2seq.assessment": ["tfseq2seq.*", "pipelines.*"],
+    "tfseq2seq.charts": [],
+    "tfseq2seq.report": [
+        "tfseq2seq.assessment", "tfseq2seq.breakdown", "tfseq2seq.charts", "tfseq2seq.evaluation", "tfseq2seq.plots",
+        "tfseq2seq.significance"],
+    "tfseq2seq.chat": ["tfseq2seq.*", "pipelines.*", "serving.client"],
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
     "tfseq2seq.largest_batch": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.sequence_distillation": ["tfseq2seq.*", "pipelines.*"],

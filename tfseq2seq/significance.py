@@ -1,7 +1,7 @@
 """Whether one system is better than another, or chance: the paired bootstrap."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,23 +91,39 @@ def _by_sacrebleu(
 def _by_counts(
     metric: Metric, systems: Mapping[str, Sequence[str]], references: References, samples: int,
 ) -> list[Comparison]:
-    counts = np.stack([
-        metric.count_lines(hypotheses, references) for hypotheses in systems.values()])  # [systems, N, 2]
+    counts = [metric.count_lines(hypotheses, references) for hypotheses in systems.values()]
+
+    def share(sums: np.ndarray) -> np.ndarray:
+        return metric.scale * sums[..., 0] / np.maximum(sums[..., 1], 1)
+
+    found = compare_sums(counts, share, metric.maximize, samples)
+    return [dataclasses.replace(each, signature=metric.signature) for each in found]
+
+
+def compare_sums(
+    of_lines: Sequence[np.ndarray], value_of: Callable[[np.ndarray], np.ndarray], maximize: bool | None, samples: int,
+) -> list[Comparison]:
+    """The same of a score that is a function of sums over the lines.
+
+    Args:
+        of_lines: for each system [N, 2], what is summed.
+        value_of: sums [..., 2] to scores [...].
+        maximize: whether more is better.
+        samples: how many.
+    """
+    counts = np.stack(of_lines)  # [systems, N, 2]
     random = np.random.default_rng(SEED)
     num_lines = counts.shape[1]
-    sums = np.stack([
-        counts[:, random.integers(0, num_lines, num_lines)].sum(1) for _ in range(samples)])  # [samples, systems, 2]
-    drawn = metric.scale * sums[..., 0] / np.maximum(sums[..., 1], 1)
-    total = counts.sum(1)
-    values = metric.scale * total[:, 0] / total[:, 1]
+    drawn = value_of(np.stack([
+        counts[:, random.integers(0, num_lines, num_lines)].sum(1) for _ in range(samples)]))  # [samples, systems]
+    values = value_of(counts.sum(1))
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     comparisons = []
     for system, value in enumerate(values):
         differences = np.abs(drawn[:, system] - drawn[:, 0])
         larger = int((differences - differences.mean() > abs(value - values[0])).sum())
         p_value = None if system == 0 else (1 + larger) / (1 + samples)
-        comparisons.append(
-            Comparison(float(value), float(high[system] - low[system]) / 2, p_value, metric.signature, metric.maximize))
+        comparisons.append(Comparison(float(value), float(high[system] - low[system]) / 2, p_value, None, maximize))
     return comparisons
 
 
