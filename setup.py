@@ -37,6 +37,7 @@ setup(
         "sacrebleu>=2.4",
         "jiwer>=4",
         "rouge-score>=0.1.2",
+        "rapidfuzz>=3.9",
         "pydantic>=2.7",
         "typer>=0.16",
         "rich>=13",

@@ -227,7 +227,7 @@ def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer | FrontEnd, Tokeniz
     data = run.data
     if data.audio is not None:
         return front_end_of(data.audio), train_tokenizer(data.target_tokenizer, [target for _, target in splits.train])
-    tags = [each.source_tag for each in data.sets if each.source_tag is not None]
+    tags = [*(each.source_tag for each in data.sets if each.source_tag is not None), *find_task(run.task).symbols]
     sources = [source for line, _ in splits.train for source in split_sources(line, data.source_separator)]
     targets = [target for _, target in splits.train]
     if data.share_tokenizer:

@@ -53,7 +53,10 @@ ARROWS = {
     "tfseq2seq.fit_functions": [],
     "tfseq2seq.losses": ["tfseq2seq.structures", "tfseq2seq.config.*"],
     "tfseq2seq.optimization": ["tfseq2seq.structures", "tfseq2seq.config.*"],
-    "tfseq2seq.evaluation": ["tfseq2seq.structures", "tfseq2seq.config.*"],
+    "tfseq2seq.syntax": [],
+    "tfseq2seq.likeness": [],
+    "tfseq2seq.evaluation": [
+        "tfseq2seq.structures", "tfseq2seq.config.*", "tfseq2seq.likeness", "tfseq2seq.syntax"],
     "tfseq2seq.decoding.*": ["tfseq2seq.structures"],  # it gets a step function, never the model
     # Joins model, tokenizers and search: strings in, strings out, the same graph in training and export.
     "tfseq2seq.generation": [
@@ -134,6 +137,14 @@ ARROWS = {
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
+    "tfseq2seq.perplexity": [],
+    "tfseq2seq.breakdown": ["tfseq2seq.evaluation", "tfseq2seq.likeness"],
+    "tfseq2seq.assessment": ["tfseq2seq.*", "pipelines.*"],
+    "tfseq2seq.charts": [],
+    "tfseq2seq.report": [
+        "tfseq2seq.assessment", "tfseq2seq.breakdown", "tfseq2seq.charts", "tfseq2seq.evaluation", "tfseq2seq.plots",
+        "tfseq2seq.significance"],
+    "tfseq2seq.chat": ["tfseq2seq.*", "pipelines.*", "serving.client"],
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
     "tfseq2seq.largest_batch": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.sequence_distillation": ["tfseq2seq.*", "pipelines.*"],

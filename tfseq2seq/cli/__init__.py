@@ -30,8 +30,8 @@ FAILED, INTERRUPTED = 1, 130  # SIGTERM in training gives 143
 # In the order of the help.
 COMMANDS = (
     learning.check, learning.describe, learning.prepare, learning.train, learning.largest_batch, learning.feed,
-    learning.average, answering.evaluate, answering.compare, answering.predict, answering.distill, serving.export,
-    serving.serve, serving.request, learning.demo)
+    learning.average, answering.evaluate, answering.compare, answering.predict, answering.chat, answering.distill,
+    serving.export, serving.serve, serving.request, learning.demo)
 for command in COMMANDS:
     app.command()(command)
 
