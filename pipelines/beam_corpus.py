@@ -5,6 +5,7 @@ tokenised with a run's tokenizers and written in the order of a hash of the pair
 and so every byte follows from the files alone, not from the number of workers.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,7 +24,7 @@ from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
 from pipelines.beam_files import (
     InputFile,
     absolute,
-    clear_unfinished,
+    clearing_unfinished,
     describe_bad_line,
     find_files,
     join_files,
@@ -263,23 +264,20 @@ def prepare_corpus(
     index = FileSystems.join(output, INDEX)
     if FileSystems.exists(index):
         raise DataError(f"{output}: holds a corpus already; name another folder, or remove it.")
-    _clear(output)
-    for path in sorted((folder / TOKENIZERS).rglob("*")):
-        if path.is_file():
-            temporary = unfinished_path(output)
-            join_files([str(path)], temporary)
-            publish(temporary, FileSystems.join(output, *path.relative_to(folder).parts))
-    try:
+    with clearing_unfinished(output):
+        _clear(output)
+        for path in sorted((folder / TOKENIZERS).rglob("*")):
+            if path.is_file():
+                temporary = unfinished_path(output)
+                join_files([str(path)], temporary)
+                publish(temporary, FileSystems.join(output, *path.relative_to(folder).parts))
         run_pipeline(lambda pipeline: prepare_files(pipeline, files, run, output, settings), flags)
-    finally:
-        clear_unfinished(output)
-    with FileSystems.open(index) as file:
+    with contextlib.closing(FileSystems.open(index)) as file:
         return json.loads(file.read())
 
 
 def _clear(output: str) -> None:
-    """Removes what a pipeline that was killed left: all but the index is there without meaning."""
-    clear_unfinished(output)
+    """Removes what a pipeline that was killed left: without an index the rest has no meaning."""
     patterns = [FileSystems.join(output, name) for name in (f"{split}-*.tfrecord" for split in Splits._fields)]
     matched = FileSystems.match([*patterns, FileSystems.join(output, BAD_LINES)])
     if paths := [metadata.path for result in matched for metadata in result.metadata_list]:
@@ -319,7 +317,7 @@ def _count_splits(label: str, rows: Any) -> Any:
         | f"{label}: all" >> beam.combiners.ToDict())
 
 
-def _with_shard(record: tuple, shard_pairs: int, counts: dict[str, int]) -> tuple:
+def _with_shard(record, shard_pairs, counts):
     """The record under (split, number of its shard, number of shards); shards follow each other as digests do."""
     split, digest, place, example = record
     num_shards = math.ceil(counts[split] / shard_pairs)

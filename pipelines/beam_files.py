@@ -165,8 +165,18 @@ def publish(temporary: str, path: str) -> None:
         FileSystems.rename([temporary], [path])
 
 
-def clear_unfinished(output: str) -> None:
-    """Removes what tries that failed, or a pipeline that was killed, left below an output folder."""
+@contextlib.contextmanager
+def clearing_unfinished(output: str) -> Iterator[None]:
+    """Removes what is unfinished below an output folder, of a pipeline that was killed and of the one inside."""
+    _clear_unfinished(output)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # what cannot be removed now is by the next call
+            _clear_unfinished(output)
+
+
+def _clear_unfinished(output: str) -> None:
     folder = FileSystems.join(output, UNFINISHED)
     paths = [metadata.path for metadata in FileSystems.match([FileSystems.join(folder, "**")])[0].metadata_list]
     if paths:

@@ -6,6 +6,7 @@ follows from the file alone, so that neither the number of workers nor a batch t
 """
 
 import collections
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,16 +15,18 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import tensorflow as tf
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
+from tensorflow.core.protobuf import saved_model_pb2
 
 from pipelines.batching import inference_batches
 from pipelines.beam_files import (
     InputFile,
     Line,
     absolute,
-    clear_unfinished,
+    clearing_unfinished,
     describe_bad_line,
     find_files,
     join_files,
@@ -294,22 +297,23 @@ def bulk(
         {"lines", "bad lines"}, where the runner tells them.
     Raises:
         DataError: a pattern has no file, or two files have one name.
-        ValueError: there is no SavedModel, or a result would replace a source.
+        ValueError: there is no SavedModel, or none with what is asked for, or a result would replace a source.
         RuntimeError: the pipeline failed.
     """
     settings = settings or BulkSettings()
     output, files = absolute(output), find_files(patterns)
-    handler = SavedModelHandler(_find_saved_model(export), settings)
-    results = [FileSystems.join(output, result_name(file.name, settings.output_format)) for file in files]
-    written = collections.Counter([*results, *(FileSystems.join(output, file.name + BAD_LINES) for file in files)])
-    for path in [file.path for file in files] + results:
-        if written[path] > (path in results):
+    model = _find_saved_model(export)
+    _refuse_what_it_has_not(model, settings)
+    handler = SavedModelHandler(model, settings)
+    names = [name for file in files for name in (
+        result_name(file.name, settings.output_format), file.name + BAD_LINES)]
+    written = collections.Counter(FileSystems.join(output, name) for name in names)
+    written.update(file.path for file in files)
+    for path, count in written.items():
+        if count > 1:
             raise ValueError(f"{path}: would be replaced by a result; name another output folder.")
-    clear_unfinished(output)
-    try:
+    with clearing_unfinished(output):
         return run_pipeline(lambda pipeline: answer_files(pipeline, files, handler, output, settings), flags)
-    finally:
-        clear_unfinished(output)
 
 
 def _find_saved_model(folder: str) -> str:
@@ -329,3 +333,18 @@ def _find_saved_model(folder: str) -> str:
             f"{folder}: a folder is needed that holds VERSION/{SAVED_MODEL}, as `tfseq2seq export` writes it. "
             "Received: no version.")
     return versions[max(versions)]
+
+
+def _refuse_what_it_has_not(folder: str, settings: BulkSettings) -> None:
+    """Raises ValueError where a SavedModel has no such signature, or fewer hypotheses."""
+    opened = FileSystems.open(FileSystems.join(folder, SAVED_MODEL), compression_type=CompressionTypes.UNCOMPRESSED)
+    with contextlib.closing(opened) as file:
+        graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0]
+    if settings.signature not in graph.signature_def:
+        raise ValueError(
+            f"{folder}: has no signature {settings.signature!r}. Received: {', '.join(sorted(graph.signature_def))}.")
+    shape = graph.signature_def[settings.signature].outputs["text"].tensor_shape.dim
+    if settings.n_best > shape[1].size:
+        raise ValueError(
+            f"{folder}: answers a line with {shape[1].size} hypotheses as {settings.signature}; export it with more "
+            f"(export.num_hypotheses). Received: --n-best {settings.n_best}.")
