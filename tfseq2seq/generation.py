@@ -123,7 +123,7 @@ class Generator(tf.Module):
             "token_log_probability": [N, L] float32, of each of them, then 0; L is `max_source_length`}.
         """
         sources, _ = source_ids(source, self.tokenizers[0], self.max_source_length)
-        labels, _ = source_ids(target, self.tokenizers[1], self.max_source_length)  # [N, T], ended by EOS
+        labels, _ = source_ids(target, self.tokenizers[1], self.max_source_length, source)  # [N, T], ended by EOS
         inputs = tf.concat([tf.fill([tf.shape(labels)[0], 1], BOS), labels[:, :-1]], 1)
         logits = [model({"source": sources, "target": inputs}, training=False) for model in self.models]
         if len(logits) > 1:
@@ -174,7 +174,10 @@ class Generator(tf.Module):
 
     def _texts(self, text, hypotheses):
         shape = tf.shape(hypotheses.tokens)
-        texts = self.tokenizers[1].decode(tf.reshape(hypotheses.tokens, [-1, shape[2]]))
+        copies = self.tokenizers[1].copies(text)
+        if copies is not None:
+            copies = tf.repeat(copies, shape[1], axis=0)
+        texts = self.tokenizers[1].decode_beside(tf.reshape(hypotheses.tokens, [-1, shape[2]]), copies)
         if self.decode.replace_unknown:
             texts = replace_unknown(texts, self.tokenizers[0].pieces(text), hypotheses)
         return tf.ensure_shape(tf.reshape(texts, shape[:2]), [None, hypotheses.tokens.shape[1]])
@@ -234,6 +237,10 @@ class Generator(tf.Module):
         """
         _, source, found = self.traced_answer(tf.constant([line]))
         vocabularies = [tokenizer.vocabulary() for tokenizer in self.tokenizers]
+        copies = self.tokenizers[1].copies(tf.constant([line]))
+        if copies is not None:  # in the place of their ids' names, and "" for the last id
+            held = [text.decode("utf-8", "replace") for text in copies[0].numpy()]
+            vocabularies = [names[: -len(held) - 1] + [*held, ""] for names in vocabularies]
         num_read = found.attention.shape[3]  # of several sources those beyond the last encoder are not
         source_tokens = [vocabularies[0][i] for i in source[0].numpy() if i != PAD][:num_read]
         ids = found.tokens[0, 0].numpy().tolist()
