@@ -13,6 +13,8 @@ PACKAGES = ["tfseq2seq", "pipelines", "serving"]
 # scipy: chi-squared tests of drawn tokens
 AUDIO = ["soundfile>=0.12"]  # FLAC, Ogg and MP3 (BSD-3-Clause; its wheels carry libsndfile, LGPL-2.1)
 TEST = [*AUDIO, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13"]
+# Brings some 300 MB, and protobuf down to 6; what else is installed works with it.
+BEAM = ["apache-beam>=2.77,<3"]
 
 setup(
     name="tfseq2seq",
@@ -43,7 +45,7 @@ setup(
         "rich>=13",
         "matplotlib>=3.8",
     ],
-    extras_require={"audio": AUDIO, "test": TEST, "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"]},
+    extras_require={"audio": AUDIO, "beam": BEAM, "test": TEST, "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"]},
     entry_points={"console_scripts": ["tfseq2seq = tfseq2seq.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -134,6 +134,16 @@ ARROWS = {
         "serving.servables",
         "serving.signatures",
     ],
+    # Lines in, answers out, as `tfseq2seq.prediction` writes them.
+    "serving.bulk": [
+        "serving.folders",
+        "serving.servables",
+        "serving.signatures",
+        "tfseq2seq.generation",
+        "tfseq2seq.output",
+        "pipelines.batching",
+        "pipelines.beam_files",
+    ],
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
@@ -142,7 +152,7 @@ ARROWS = {
     "tfseq2seq.assessment": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.charts": [],
     "tfseq2seq.report": [
-        "tfseq2seq.assessment", "tfseq2seq.breakdown", "tfseq2seq.charts", "tfseq2seq.evaluation", "tfseq2seq.plots",
+        "tfseq2seq", "tfseq2seq.assessment", "tfseq2seq.breakdown", "tfseq2seq.charts", "tfseq2seq.evaluation", "tfseq2seq.plots",
         "tfseq2seq.significance"],
     "tfseq2seq.chat": ["tfseq2seq.*", "pipelines.*", "serving.client"],
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
