@@ -114,7 +114,7 @@ ARROWS = {
     "serving.signatures": [],
     "serving.protocol": [],
     "serving": [],
-    "serving.client": ["serving.signatures", "serving.protocol"],
+    "serving.client.*": ["serving.signatures", "serving.protocol"],
     "serving.folders": [],
     "serving.servables": ["serving.folders", "serving.signatures"],
     "serving.server": ["serving.folders", "serving.servables", "serving.signatures"],

@@ -3,7 +3,9 @@ import pytest
 from serving.client import Client
 from serving.export import export
 from serving.server import EmbeddedServer
+from tests.serving.callers import CLIENTS
 from tests.serving.fake import FakeGenerator
+from tests.serving.rest_gateway import RestGateway
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +34,10 @@ def server(exported):
 def client(server):
     with Client(server.address, timeout=30, rows=4) as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def addresses(server):
+    """Of the server, for each kind of client."""
+    with RestGateway(server.address) as rest:
+        yield {kind: rest.address if kind.startswith("rest") else server.address for kind in CLIENTS}
