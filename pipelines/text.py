@@ -16,7 +16,7 @@ from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progre
 from pipelines.reading import find_split, read_lines, read_pairs, split_sources
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
-from tfseq2seq.structures import EOS, PAD
+from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
 from tfseq2seq.tokenizers import Tokenizer
 
 __all__ = [
@@ -118,6 +118,9 @@ class SeveralSources(Tokenizer):
 
     def pieces(self, strings):
         return self._each(strings, self.of_one_source.pieces, "")
+
+    def labels(self, strings):
+        return self._each(strings, self.of_one_source.labels, SPECIAL_TOKENS[EOS])
 
     def _encode(self, strings):
         return self._each(strings, self.of_one_source.encode, EOS)

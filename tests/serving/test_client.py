@@ -144,12 +144,15 @@ def test_metadata_names_the_signatures(client):
     assert metadata["serving_default"].outputs == {
         "text": TensorInfo("string", (None, 2)),
         "score": TensorInfo("float32", (None, 2)),
+        "truncated": TensorInfo("bool", (None,)),
     }
     assert set(metadata["score"].inputs) == {"source", "target"}
     assert metadata["score"].outputs == {
         "log_probability": TensorInfo("float32", (None,)),
         "length": TensorInfo("int32", (None,)),
         "token_log_probability": TensorInfo("float32", (None, 3)),
+        "tokens": TensorInfo("string", (None,)),
+        "truncated": TensorInfo("bool", (None,)),
     }
     assert metadata["beam"].inputs == {
         "text": TensorInfo("string", (None,)),

@@ -296,7 +296,7 @@ def test_without_warm_up_requests_each_signature_answers_one_row(exported, tmp_p
         ),
     )
     servables.load(1, tmp_path / "1")
-    assert sorted(asked) == ["alternatives", "beam", "greedy", "sample", "score", "serving_default"]
+    assert sorted(asked) == ["alternatives", "beam", "greedy", "sample", "score", "serving_default", "tokenize"]
     options = {name: tf.make_ndarray(each).tolist() for name, each in asked["beam"].items()}
     assert np.isnan(options.pop("length_penalty")).tolist() == [True]  # all is as exported
     assert options == {"text": [b""], "min_length": [-1], "max_length": [-1], "prefix": [b""], "phrases": [b""]}
