@@ -10,12 +10,12 @@ from typing import Any
 
 from serving.client.grpc_clients import AsyncClient, Client
 from serving.client.rest_clients import AsyncRestClient, RestClient
-from serving.client.results import Hypothesis, ServingError, SignatureInfo, TensorInfo, VersionStatus
+from serving.client.results import Hypothesis, ServingError, SignatureInfo, TensorInfo, Tokens, VersionStatus
 from serving.client.settings import Retry, Tls
 
 __all__ = [
     "AsyncClient", "AsyncRestClient", "Client", "Hypothesis", "RestClient", "Retry", "ServingError", "SignatureInfo",
-    "TensorInfo", "Tls", "VersionStatus", "connect", "connect_async"]
+    "TensorInfo", "Tls", "Tokens", "VersionStatus", "connect", "connect_async"]
 
 
 def connect(address: str, *args: Any, rest: bool = False, **settings: Any) -> Client | RestClient:

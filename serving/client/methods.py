@@ -105,6 +105,7 @@ class SyncMethods(Connected):
     greedy = _waiting(questions.greedy)
     score = _waiting(questions.score)
     score_tokens = _waiting(questions.score_tokens)
+    tokenize = _waiting(questions.tokenize)
 
     def send(self, exchange: Exchange[Any], attempts: Attempts) -> Any:
         """One try; returns the response or raises ServingError."""
@@ -161,6 +162,7 @@ class AsyncMethods(Connected):
     greedy = _awaited(questions.greedy)
     score = _awaited(questions.score)
     score_tokens = _awaited(questions.score_tokens)
+    tokenize = _awaited(questions.tokenize)
 
     def __init__(
         self, address: str, model: str = DEFAULT_MODEL, timeout: float = 60.0, *, parallel: int = 4, **settings: Any

@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from serving.client.results import Hypothesis, Malformed, hypotheses
+from serving.client.results import Hypothesis, Malformed, Tokens, hypotheses, split_tokens
 from serving.signatures import (
     ALTERNATIVES,
     BEAM,
@@ -20,6 +20,7 @@ from serving.signatures import (
     SCORE,
     SERVING_DEFAULT,
     SIGNATURES,
+    TOKENIZE,
     Numbers,
     Phrases,
     Strings,
@@ -40,10 +41,13 @@ class Output(NamedTuple):
 _ANSWER_OUTPUTS = {
     "text": Output(2, "string"), "score": Output(2, "float32"), "log_probability": Output(2, "float32"),
     "length": Output(2, "int32"), "alignment": Output(2, "string"), "token_log_probability": Output(3, "float32"),
-    "attention": Output(4, "float32")}
+    "attention": Output(4, "float32"), "tokens": Output(2, "string"), "truncated": Output(1, "bool")}
 _SCORE_OUTPUTS = {
     "log_probability": Output(1, "float32"), "length": Output(1, "int32"),
     "token_log_probability": Output(2, "float32")}
+_TOKEN_OUTPUTS = {
+    "tokens": Output(1, "string"), "ids": Output(2, "int32"), "length": Output(1, "int32"),
+    "truncated": Output(1, "bool")}
 
 
 class Piece(NamedTuple):
@@ -196,6 +200,13 @@ def score_tokens(sources: Sequence[str], targets: Sequence[str]) -> Question[lis
     """log p of each token of the targets, end token included, in nats. Raises as `score`."""
     return _pairs(
         sources, targets, lambda rows: [row["token_log_probability"][: row["length"]].tolist() for row in rows])
+
+
+def tokenize(texts: Sequence[str]) -> Question[list[Tokens]]:
+    """What the model reads of each text. Raises as `predict`."""
+    return Question(TOKENIZE, {"text": texts}, _TOKEN_OUTPUTS, lambda rows: [
+        Tokens(split_tokens(row["tokens"]), row["ids"][: row["length"]].tolist(), bool(row["truncated"]))
+        for row in rows])
 
 
 def _texts(

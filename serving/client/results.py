@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 
+from serving.signatures import TOKEN_SEPARATOR
+
 
 class Hypothesis(NamedTuple):
     """One answer for one text.
@@ -22,6 +24,8 @@ class Hypothesis(NamedTuple):
         attention: [length, source tokens] float32, the weights of each token on those of the source, end tokens
             included; no column is there for source tokens at the end that no hypothesis looks at, so a model without
             attention has none. None where it was not asked for.
+        tokens: `length` of them, spaces in them as "▁", "</s>" at the end; to be looked at.
+        truncated: whether the text was longer than the exported limit, and only its beginning was read.
     """
 
     text: str
@@ -31,6 +35,22 @@ class Hypothesis(NamedTuple):
     alignment: list[tuple[int, int]] | None = None
     token_log_probabilities: list[float] | None = None
     attention: np.ndarray | None = None
+    tokens: list[str] | None = None
+    truncated: bool = False
+
+
+class Tokens(NamedTuple):
+    """What the model reads of a text.
+
+    Attributes:
+        tokens: spaces in them as "▁", "</s>" at the end; to be looked at.
+        ids: of the tokens.
+        truncated: whether the text was longer than the exported limit, and only its beginning is read.
+    """
+
+    tokens: list[str]
+    ids: list[int]
+    truncated: bool
 
 
 class TensorInfo(NamedTuple):
@@ -99,8 +119,9 @@ def hypotheses(outputs: Mapping[str, Any]) -> list[Hypothesis]:
 def _hypothesis(outputs: Mapping[str, Any], h: int) -> Hypothesis:
     """Number h of a row."""
     text, score = outputs["text"][h].decode("utf-8", "replace"), float(outputs["score"][h])
+    truncated = bool(outputs["truncated"])
     if "length" not in outputs:
-        return Hypothesis(text, score)
+        return Hypothesis(text, score, truncated=truncated)
     pairs = [pair.split("-") for pair in outputs["alignment"][h].decode().split()]
     length = int(outputs["length"][h])
     attention = None
@@ -110,4 +131,9 @@ def _hypothesis(outputs: Mapping[str, Any], h: int) -> Hypothesis:
     return Hypothesis(
         text, score, float(outputs["log_probability"][h]), length,
         [(int(target), int(source)) for target, source in pairs], outputs["token_log_probability"][h][:length].tolist(),
-        attention)
+        attention, split_tokens(outputs["tokens"][h]), truncated)
+
+
+def split_tokens(joined: bytes) -> list[str]:
+    """The tokens of an output of that name."""
+    return joined.decode("utf-8", "replace").split(TOKEN_SEPARATOR)

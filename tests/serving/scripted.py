@@ -60,6 +60,9 @@ def grpc_server(script, credentials=None):
                 protocol.strings_to_tensor([each.encode() for each in flat]) if name == "text"
                 else protocol.numbers_to_tensor(flat, "float32"))
             response.outputs[name].tensor_shape.dim.add(size=1)
+        response.outputs["truncated"].dtype = 10
+        response.outputs["truncated"].bool_val.extend([False] * len(texts))
+        response.outputs["truncated"].tensor_shape.dim.add(size=len(texts))
         return response
 
     handler = grpc.unary_unary_rpc_method_handler(
@@ -96,7 +99,7 @@ def rest_server(script, context=None):
                 status, answer = HTTP_STATUS[code], {"error": "as the script says"}
             else:
                 texts, scores = script.answer(body["inputs"]["text"])
-                answer = {"outputs": {"text": texts, "score": scores}}
+                answer = {"outputs": {"text": texts, "score": scores, "truncated": [False] * len(texts)}}
             content = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))

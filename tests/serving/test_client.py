@@ -15,6 +15,7 @@ from serving.client import (
     ServingError,
     TensorInfo,
     Tls,
+    Tokens,
     VersionStatus,
     connect,
     connect_async,
@@ -46,8 +47,10 @@ def test_a_pair_is_scored_with_its_own_target(client):
     assert client.score_tokens(["ab", "c"], ["x", "yyy"]) == [[-0.75, -0.75], [-1.0, -1.0]]
 
 
-def described(text, score, log_probability):
-    return Hypothesis(text, score, log_probability, 2, [(0, 0), (1, 2)], [log_probability, 0.0])
+def described(text, score, log_probability, prefix=""):
+    word = text.removeprefix(prefix).partition("|")[0]  # what the fake model's tokens are of
+    return Hypothesis(
+        text, score, log_probability, 2, [(0, 0), (1, 2)], [log_probability, 0.0], tokens=[word, "</s>"])
 
 
 def test_an_option_of_all_texts_or_of_each_goes_with_its_text_and_the_rest_is_as_exported(client):
@@ -97,13 +100,25 @@ def test_every_setting_of_draws_arrives(client):
         length_penalty=1.0, prefix="y",
     )
     assert plain[0] == described("X|-1:-1:nan:-1:nan:nan:-1", -0.5, -0.5)
-    assert set_[1] == described("yX!|2:5:0.50:3:0.25:1.00:1099511627776", -2.5, -1.5)
+    assert set_[1] == described(
+        "yX!|2:5:0.50:3:0.25:1.00:1099511627776", -2.5, -1.5, "y")
 
 
 def test_alternatives_are_asked_with_the_prefix_of_each_text(client):
     rows = client.alternatives(["x", "one"], ["a", "b"])
-    assert rows[0] == [described("aX|", -0.5, -0.5), described("aX!|", -1.5, -1.5)]
+    assert rows[0] == [described("aX|", -0.5, -0.5, "a"), described("aX!|", -1.5, -1.5, "a")]
     assert [row[0].text for row in client.alternatives(["x", "one"], "c")] == ["cX|", "cun|"]
+
+
+def test_tokens_are_those_that_the_model_reads(client):
+    # The fake model's ids are lengths, and its limit is 9 letters.
+    assert client.tokenize(["one", "x" * 10]) == [
+        Tokens(["one", "</s>"], [7, 3], False), Tokens(["x" * 10, "</s>"], [7, 3], True)]
+
+
+def test_a_text_that_was_cut_says_so(client):
+    for rows in (client.predict(["x" * 10, "x"]), client.predict(["x" * 10, "x"], min_length=1)):
+        assert [[each.truncated for each in row] for row in rows] == [[True, True], [False, False]]
 
 
 def test_options_stay_with_their_texts_where_these_are_sent_in_pieces(client):

@@ -44,6 +44,7 @@ def test_options_go_to_the_beam(request_):
                 "length": 2,
                 "alignment": [[0, 0], [1, 2]],
                 "token_log_probabilities": [score, 0.0],
+                "tokens": [f"X{mark}", "</s>"],
             }
             for mark, score in (("", -0.5), ("!", -1.5))
         ],
@@ -54,6 +55,7 @@ def test_options_go_to_the_beam(request_):
 def test_json_without_options_tells_what_the_default_signature_tells(request_):
     told = json.loads(request_("é", "--json")[1])
     assert told["text"] == "é" and told["hypotheses"][0].keys() == {"text", "score"}
+    assert "truncated" not in told and json.loads(request_("x" * 10, "--json")[1])["truncated"]  # its limit is 9
 
 
 def test_settings_of_draws_go_to_sample(request_):
@@ -74,13 +76,19 @@ def test_a_pair_is_scored_token_by_token(request_):
         "source": "ab", "target": "x", "token_log_probabilities": [-0.75, -0.75], "log_probability": -1.5}
 
 
+def test_tokens_of_the_source_are_told(request_):
+    assert request_("ab", "--signature", "tokenize")[1] == "ab\tab </s>\n"
+    assert json.loads(request_("ab", "--signature", "tokenize", "--json")[1]) == {
+        "text": "ab", "tokens": ["ab", "</s>"], "ids": [7, 3], "truncated": False}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--temperature", "0.5"], 2, "--temperature needs --signature sample. Received: beam."),
         (["--signature", "alternatives", "--phrase", "b"], 2, "--phrase needs --signature beam. Received: alter"),
         (["--signature", "greedy", "--prefix", "b"], 2, "needs --signature beam or sample or alternatives"),
-        (["--signature", "beems"], 2, "must be one of serving_default, greedy, beam, sample, alternatives, score."),
+        (["--signature", "beems"], 2, "must be one of serving_default, greedy, beam, sample, alternatives, score, tokenize."),
         (["--signature", "score"], 2, "score needs one --target a text. Received: 1 texts, 0 targets."),
         (["--max-length", "-1"], 1, "Client needs int32 numbers other than -1"),
     ],

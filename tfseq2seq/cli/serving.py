@@ -12,7 +12,8 @@ from tfseq2seq.console import progress_bar, show
 from tfseq2seq.quiet import import_tensorflow
 
 SIGNATURE_HELP = (
-    "serving_default (the recipe's search), greedy, beam, sample, alternatives (to what follows the prefix), or score. "
+    "serving_default (the recipe's search), greedy, beam, sample, alternatives (to what follows the prefix), score, or "
+    "tokenize. "
     "Default: serving_default, or beam with options.")
 AddressOption = Annotated[str, typer.Option("--address", help="host:port of the gRPC server.")]
 
@@ -83,7 +84,7 @@ def request(
     What is not given is as it was exported.
     """
     from serving.client import Client
-    from serving.signatures import BEAM, SCORE, SERVING_DEFAULT
+    from serving.signatures import BEAM, SCORE, SERVING_DEFAULT, TOKENIZE
 
     asked = {
         "prefix": prefix, "phrases": phrase, "length_penalty": length_penalty, "min_length": min_length,
@@ -108,10 +109,17 @@ def request(
             report = {"source": pair[0], "target": pair[1], "token_log_probabilities": each}
             print(_as_json(report | {"log_probability": sum(each)}) if as_json else f"{sum(each):.4f}\t{pair[0]}")
         return
+    if signature == TOKENIZE:
+        for text, tokens in zip(lines, client.tokenize(lines), strict=True):
+            print(_as_json({"text": text, **tokens._asdict()}) if as_json else f"{text}\t{' '.join(tokens.tokens)}")
+        return
     for text, row in zip(lines, _answers(client, signature, lines, asked), strict=True):
         if as_json:
-            told = [{key: value for key, value in each._asdict().items() if value is not None} for each in row]
-            print(_as_json({"text": text, "hypotheses": told}))
+            told = [
+                {key: value for key, value in each._asdict().items() if value is not None and key != "truncated"}
+                for each in row]
+            cut = {"truncated": True} if any(each.truncated for each in row) else {}
+            print(_as_json({"text": text, **cut, "hypotheses": told}))
         else:
             for hypothesis in row:
                 print(f"{text}\t{hypothesis.score:.4f}\t{hypothesis.text}")
