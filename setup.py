@@ -22,7 +22,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[*PACKAGES, *(f"{package}.*" for package in PACKAGES)]),
-    package_data={"pipelines": ["recipes/*.toml"]},
+    package_data={"pipelines": ["recipes/*.toml"], "serving": ["playground/*"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",
