@@ -112,7 +112,8 @@ def test_a_token_shows_where_it_looks(page):
 
     def weights():
         return page.evaluate(
-            "[...document.querySelectorAll('.source > span')].map((e) => getComputedStyle(e).getPropertyValue('--weight'))")
+            "[...document.querySelectorAll('.source > span')]"
+            ".map((e) => getComputedStyle(e).getPropertyValue('--weight'))")
 
     second = ".hypotheses > li:first-child .tokens li:nth-child(2) button"
     page.hover(second)
@@ -139,7 +140,8 @@ def test_attention_is_a_table_too(page):
     send(page)
     page.evaluate("document.querySelector('article details summary').click()")
     page.wait("document.querySelector('article table')")
-    rows = page.evaluate("[...document.querySelectorAll('article tr')].map((r) => [...r.cells].map((c) => c.textContent))")
+    rows = page.evaluate(
+        "[...document.querySelectorAll('article tr')].map((r) => [...r.cells].map((c) => c.textContent))")
     assert rows == [["", "one", "</s>"], ["un", "1.00", ""], ["</s>", ".25", ".25"]]
 
 
@@ -236,7 +238,8 @@ CONTRASTS = """(() => {
   const rgb = (color) => { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
     return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3); };
   const luminance = (color) => { const [r, g, b] = rgb(color).map((c) => c / 255)
-    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
   const behind = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
     if (c !== "rgba(0, 0, 0, 0)") return c; } return "white"; };
   let least = 21;

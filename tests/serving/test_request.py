@@ -88,7 +88,7 @@ def test_tokens_of_the_source_are_told(request_):
         (["--temperature", "0.5"], 2, "--temperature needs --signature sample. Received: beam."),
         (["--signature", "alternatives", "--phrase", "b"], 2, "--phrase needs --signature beam. Received: alter"),
         (["--signature", "greedy", "--prefix", "b"], 2, "needs --signature beam or sample or alternatives"),
-        (["--signature", "beems"], 2, "must be one of serving_default, greedy, beam, sample, alternatives, score, tokenize."),
+        (["--signature", "beems"], 2, "one of serving_default, greedy, beam, sample, alternatives, score, tokenize."),
         (["--signature", "score"], 2, "score needs one --target a text. Received: 1 texts, 0 targets."),
         (["--max-length", "-1"], 1, "Client needs int32 numbers other than -1"),
     ],
