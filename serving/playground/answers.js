@@ -48,7 +48,7 @@ function sourceSide(text, source, count) {
 function hypothesis(each, side) {
   const numbers = [`score ${each.score.toFixed(4)}`];
   if (each.logProbability !== undefined) numbers.push(`log-probability ${each.logProbability.toFixed(4)} nats`);
-  if (each.length !== undefined) numbers.push(`${each.length} tokens`);
+  if (each.length !== undefined) numbers.push(`${each.length} ${each.length === 1 ? "token" : "tokens"}`);
   const item = element("li", {},
     element("span", { class: "answer", dir: "auto" }, each.text || "(empty)"), " ",
     element("span", { class: "numbers" }, numbers.join(" · ")));
