@@ -4,6 +4,7 @@ from serving.client import Client
 from serving.export import export
 from serving.server import EmbeddedServer
 from tests.serving.fake import FakeGenerator
+from tests.serving.small import write_small
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,10 @@ def server(exported):
 def client(server):
     with Client(server.address, timeout=30, rows=4) as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A folder with versions 1 and 2 of the small model. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("small")
+    return write_small(write_small(folder, 1), 2)
