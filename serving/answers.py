@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis import (
@@ -38,6 +38,7 @@ class Call:
 
     Attributes:
         method: what is asked, as "Predict".
+        api: "grpc" or "rest".
         request_id: of the caller, or made up.
         arrived: time.monotonic() when it came.
         deadline: time.monotonic() after which nobody waits for the answer; None is never.
@@ -51,6 +52,7 @@ class Call:
     arrived: float
     deadline: float | None = None
     is_wanted: Callable[[], bool] = lambda: True
+    api: str = "grpc"
     model: str = ""
     version: int | None = None
     rows: int = 0
@@ -129,15 +131,13 @@ class Answers:
         return get_model_status_pb2.GetModelStatusResponse(
             model_version_status=self.models.status(request.model_spec))
 
-    def refuse(self, request: Any, kind: str, method_name: str) -> None:
-        """Always raises: no signature here is for Classify or Regress."""
-        name = request.model_spec.signature_name or SERVING_DEFAULT
-        with self._hold(request) as servable:
-            if name not in servable.signature_defs:
-                raise RequestError(INVALID_ARGUMENT, f"No signature was found with the name: {name}")
-            found = servable.signature_defs[name].method_name
-        raise RequestError(
-            INVALID_ARGUMENT, f"Expected {kind} signature method_name to be {method_name}. Was: {found}")
+    def classify(self, request: Any) -> NoReturn:
+        """Always raises: no signature here is for it."""
+        self._refuse(request, "classification", "tensorflow/serving/classify")
+
+    def regress(self, request: Any) -> NoReturn:
+        """Always raises: no signature here is for it."""
+        self._refuse(request, "regression", "tensorflow/serving/regress")
 
     def reload(self, request: Any) -> Any:
         """ReloadConfigResponse, when the models that were asked for are served."""
@@ -153,6 +153,15 @@ class Answers:
         response = model_management_pb2.ReloadConfigResponse()
         response.status.error_code = error_codes_pb2.OK
         return response
+
+    def _refuse(self, request: Any, kind: str, method_name: str) -> NoReturn:
+        name = request.model_spec.signature_name or SERVING_DEFAULT
+        with self._hold(request) as servable:
+            if name not in servable.signature_defs:
+                raise RequestError(INVALID_ARGUMENT, f"No signature was found with the name: {name}")
+            found = servable.signature_defs[name].method_name
+        raise RequestError(
+            INVALID_ARGUMENT, f"Expected {kind} signature method_name to be {method_name}. Was: {found}")
 
     def _check_labels(self, models: list[ServedModel]) -> None:
         loaded = self.models.loaded()

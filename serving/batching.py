@@ -1,6 +1,7 @@
 """Rows of several requests computed together, by TensorFlow's own batch function."""
 
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from serving.errors import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, RequestError
 from serving.settings import Batching
 
+_log = logging.getLogger(__name__)
 _queues = itertools.count()  # a name for each queue of this process: those of one name would mix
 
 
@@ -87,7 +89,8 @@ class JoinedFunction:
             *outputs, batch_rows, places = self._joined(*(tensors[name] for name in self._inputs))
         except tf.errors.UnavailableError as error:
             raise RequestError(RESOURCE_EXHAUSTED, error.message.partition("\n")[0]) from error
-        except tf.errors.OpError:
+        except tf.errors.OpError as error:
+            _log.info("a batch failed, so its requests are computed one by one: %s", error.message.partition("\n")[0])
             return self._alone(**tensors)
         if places[0] == 0:
             self._batcher.observe(int(batch_rows[0]))

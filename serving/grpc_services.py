@@ -34,10 +34,10 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return self._answers.metadata(request)
 
     def Classify(self, request, context):  # noqa: N802
-        return self._answers.refuse(request, "classification", "tensorflow/serving/classify")
+        self._answers.classify(request)
 
     def Regress(self, request, context):  # noqa: N802
-        return self._answers.refuse(request, "regression", "tensorflow/serving/regress")
+        self._answers.regress(request)
 
     def MultiInference(self, request, context):  # noqa: N802
         raise RequestError(UNIMPLEMENTED, "No signature here is for MultiInference.")

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from serving.answers import Call
 
-METRICS_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_ID = "x-request-id"
 LogFormat = Literal["none", "text", "json"]
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -37,9 +37,9 @@ class Records:
         self._registry = prometheus_client.CollectorRegistry()
         common: dict[str, Any] = {"namespace": "tfseq2seq", "registry": self._registry}
         self._requests = prometheus_client.Counter(
-            "requests", "Requests that ended.", ["method", "model", "version", "code"], **common)
+            "requests", "Requests that ended.", ["api", "method", "model", "version", "code"], **common)
         self._seconds = prometheus_client.Histogram(
-            "request_seconds", "From a request's arrival to its answer.", ["method", "model"], buckets=_SECONDS,
+            "request_seconds", "From a request's arrival to its answer.", ["api", "method", "model"], buckets=_SECONDS,
             **common)
         self._batch_rows = prometheus_client.Histogram(
             "batch_rows", "Rows of the batches that were computed.", buckets=_ROWS, **common)
@@ -55,11 +55,11 @@ class Records:
         """The call was answered."""
         seconds, code = time.monotonic() - call.arrived, _CODE_NAMES[call.code]
         version = "" if call.version is None else str(call.version)
-        self._requests.labels(call.method, call.model, version, code).inc()
-        self._seconds.labels(call.method, call.model).observe(seconds)
+        self._requests.labels(call.api, call.method, call.model, version, code).inc()
+        self._seconds.labels(call.api, call.method, call.model).observe(seconds)
         fields = {
-            "request_id": call.request_id, "method": call.method, "code": code, "milliseconds": round(1e3 * seconds, 3),
-            "model": call.model, "version": call.version, "rows": call.rows}
+            "request_id": call.request_id, "api": call.api, "method": call.method, "code": code,
+            "milliseconds": round(1e3 * seconds, 3), "model": call.model, "version": call.version, "rows": call.rows}
         _log.info("%s %s in %.1f ms", call.method, code, 1e3 * seconds, extra={"fields": fields})
 
     def page(self) -> bytes:

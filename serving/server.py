@@ -22,7 +22,9 @@ from serving.batching import Batcher
 from serving.errors import ServerError
 from serving.folders import find_versions
 from serving.grpc_services import Interceptor, ModelService, Pools, PredictionService
+from serving.http_server import HttpServer
 from serving.records import LogFormat, Records, write_log
+from serving.rest import Rest
 from serving.settings import BATCHING, LIMITS, OPEN, Batching, Limits, Security, ServedModel
 from serving.signatures import DEFAULT_MODEL
 from serving.versions import Models
@@ -76,18 +78,30 @@ class EmbeddedServer:
         self.host, self.port, self.rest_port = host, port, rest_port
         self._limits, self._security = limits, security
         self._num_workers = workers or max(4 * (os.cpu_count() or 1), 2 * batching.max_batch_size if batching else 0)
-        self._records = Records(lambda: self.models.loaded(), lambda: self._workers.num_waiting if self._workers else 0)
+        self._records = Records(lambda: self.models.loaded(), lambda: self.num_waiting)
         batcher = Batcher(batching, self._records.batch) if batching else None
         self._health: health.HealthServicer | None = None
         self._names: set[str] = set()  # of all models there were
         self.models = Models(models, batcher, poll_seconds, self._tell_health)
         self._workers: Workers | None = None
         self._server: grpc.Server | None = None
+        self._http: HttpServer | None = None
 
     @property
     def address(self) -> str:
         """The address gRPC clients use."""
         return _address(self.host, self.port)
+
+    @property
+    def url(self) -> str:
+        """Where the REST API and the page are, if there is a `rest_port`."""
+        scheme = "http" if self._security.certificate is None else "https"
+        return f"{scheme}://{_address(self.host, self.rest_port or 0)}"
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return self._workers.num_waiting if self._workers else 0
 
     def start(self) -> None:
         """Takes the ports, loads and warms up the versions, then answers; returns when it does.
@@ -106,18 +120,23 @@ class EmbeddedServer:
             ("grpc.so_reuseport", 0),  # else a second server on the same port starts, and takes half of the requests
             ("grpc.max_receive_message_length", self._limits.max_request_bytes),
             ("grpc.max_send_message_length", 2**31 - 1)])
+        answers = Answers(self.models, self._limits)
         try:
             # First of all: a port that is taken should not cost the time of loading.
             self._take_port(server)
-            answers = Answers(self.models, self._limits)
+            self._take_rest_port(answers)
             prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(answers), server)
             model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(answers), server)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
             reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
             self.models.start()
             server.start()
+            if self._http is not None:
+                self._http.start()
         except BaseException:
             server.stop(None)
+            if self._http is not None:
+                self._http.stop(0)
             self._pools.shutdown()
             raise
         for name in ("", *SERVICES):
@@ -131,7 +150,12 @@ class EmbeddedServer:
         """
         if self._server is not None and self._workers is not None and self._health is not None:
             self._health.enter_graceful_shutdown()
-            self._server.stop(self._limits.grace if grace is None else grace).wait()
+            seconds = self._limits.grace if grace is None else grace
+            ended = self._server.stop(seconds)
+            if self._http is not None:
+                self._http.stop(seconds)
+                self._http = None
+            ended.wait()
             self.models.stop()
             self._workers.shutdown(wait=False, cancel_futures=True)
             self._pools.shutdown()
@@ -152,6 +176,20 @@ class EmbeddedServer:
                 else server.add_secure_port(self.address, credentials))
         except RuntimeError as error:
             raise ServerError(_why_not_bound(self.host, self.port)) from error
+
+    def _take_rest_port(self, answers: Answers) -> None:
+        if self.rest_port is None or self._workers is None:
+            return
+        self.rest = Rest(
+            answers, self._workers, self._records, self._limits,
+            lambda value: security_.is_allowed(self._security, value), lambda: self._server is not None)
+        try:
+            self._http = HttpServer(
+                self.rest, self.host, self.rest_port, security_.rest_context(self._security),
+                self._limits.max_request_bytes, self._limits.rest_timeout)
+        except OSError as error:
+            raise ServerError(_why_not_bound(self.host, self.rest_port)) from error
+        self.rest_port = self._http.port
 
     def _tell_health(self, ready: dict[str, bool]) -> None:
         self._names |= ready.keys()

@@ -35,6 +35,10 @@ class Batching:
     def __post_init__(self) -> None:
         least = {"max_batch_size": 1, "batch_timeout_micros": 0, "num_batch_threads": 1, "max_enqueued_batches": 1}
         _check_least(self, least)
+        if self.batch_timeout_micros >= 1 << 31:
+            raise ValueError(
+                "Batching needs batch_timeout_micros < 2**31. "
+                f"Received: batch_timeout_micros={self.batch_timeout_micros}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -129,10 +129,15 @@ ARROWS = {
     "serving.records": ["serving.answers"],
     "serving.security": ["serving.errors", "serving.settings"],
     "serving.grpc_services": ["serving.answers", "serving.errors", "serving.records", "serving.workers"],
+    "serving.json_tensors": ["serving.errors"],
+    "serving.http_server": [],
+    "serving.rest": [
+        "serving.answers", "serving.errors", "serving.http_server", "serving.json_tensors", "serving.records",
+        "serving.settings", "serving.workers"],
     "serving.server": [
         "serving.answers", "serving.batching", "serving.errors", "serving.folders", "serving.grpc_services",
-        "serving.records", "serving.security", "serving.settings", "serving.signatures", "serving.versions",
-        "serving.workers"],
+        "serving.http_server", "serving.records", "serving.rest", "serving.security", "serving.settings",
+        "serving.signatures", "serving.versions", "serving.workers"],
     "serving.export": [
         *LIBRARY,
         "tfseq2seq.generation",

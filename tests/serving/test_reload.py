@@ -281,6 +281,6 @@ def test_so_many_of_the_latest_are_chosen(small):
 
 
 def test_a_spec_without_a_loaded_version_is_refused(small):
-    models = EmbeddedServer(small).models  # not started
-    with pytest.raises(RequestError, match="Servable not found for request: Latest"), models.hold(a_request().model_spec):
+    hold = EmbeddedServer(small).models.hold(a_request().model_spec)  # not started
+    with pytest.raises(RequestError, match="Servable not found for request: Latest"), hold:
         pass
