@@ -10,8 +10,8 @@ SOURCE = (HERE / "tfseq2seq" / "__init__.py").read_text("utf-8")
 VERSION = re.search(r'^__version__ = "(.+)"$', SOURCE, re.M).group(1)
 PACKAGES = ["tfseq2seq", "pipelines", "serving"]
 
-# scipy: chi-squared tests of drawn tokens
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13"]
+# scipy: chi-squared tests of drawn tokens; trustme: certificates for tests of TLS
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13", "trustme>=1.2"]
 
 setup(
     name="tfseq2seq",
@@ -30,6 +30,10 @@ setup(
         "tensorflow-serving-api>=2.21,<2.22",
         "tensorboard>=2.20",
         "grpcio>=1.74,<2",
+        "grpcio-health-checking>=1.74,<2",
+        "grpcio-reflection>=1.74,<2",
+        "h11>=0.16,<1",
+        "prometheus-client>=0.21",
         "protobuf>=6.31.1,<8",
         "numpy>=1.26",
         "sentencepiece>=0.2",

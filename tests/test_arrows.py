@@ -117,8 +117,28 @@ ARROWS = {
     "serving.client.*": ["serving.signatures", "serving.protocol"],
     "serving.bench": ["serving.client.*", "serving.signatures"],
     "serving.folders": [],
-    "serving.servables": ["serving.folders", "serving.signatures"],
-    "serving.server": ["serving.folders", "serving.servables", "serving.signatures"],
+    # The embedded server, from the model to the ports.
+    "serving.errors": [],
+    "serving.settings": [],
+    "serving.batching": ["serving.errors", "serving.settings"],
+    "serving.servables": ["serving.batching", "serving.errors", "serving.folders", "serving.signatures"],
+    "serving.versions": [
+        "serving.batching", "serving.errors", "serving.folders", "serving.servables", "serving.settings"],
+    "serving.workers": [],
+    "serving.answers": [
+        "serving.errors", "serving.folders", "serving.settings", "serving.signatures", "serving.versions"],
+    "serving.records": ["serving.answers"],
+    "serving.security": ["serving.errors", "serving.settings"],
+    "serving.grpc_services": ["serving.answers", "serving.errors", "serving.records", "serving.workers"],
+    "serving.json_tensors": ["serving.errors"],
+    "serving.http_server": [],
+    "serving.rest": [
+        "serving.answers", "serving.errors", "serving.http_server", "serving.json_tensors", "serving.records",
+        "serving.settings", "serving.workers"],
+    "serving.server": [
+        "serving.answers", "serving.batching", "serving.errors", "serving.folders", "serving.grpc_services",
+        "serving.http_server", "serving.records", "serving.rest", "serving.security", "serving.settings",
+        "serving.signatures", "serving.versions", "serving.workers"],
     "serving.export": [
         *LIBRARY,
         "tfseq2seq.generation",

@@ -105,7 +105,7 @@ class Settings:
     rows: int = 32
     retry: Retry = Retry()
     tls: Tls | None = None
-    token: str | None = None
+    token: str | None = dataclasses.field(default=None, repr=False)
     request_id: Callable[[], str] = new_request_id
 
     def __post_init__(self) -> None:
@@ -118,6 +118,8 @@ class Settings:
         if self.version is not None and self.label is not None:
             raise ValueError(
                 f"Client needs a version or a label. Received: version={self.version}, label={self.label!r}.")
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
+            raise ValueError("Client needs a token of printable ASCII characters. Received: another one.")
         encrypted = self.tls is not None or self.address.startswith("https://")
         if self.token is not None and not encrypted and not self.on_loopback:
             raise ValueError(

@@ -5,7 +5,7 @@ from serving.export import export
 from serving.server import EmbeddedServer
 from tests.serving.callers import CLIENTS
 from tests.serving.fake import FakeGenerator
-from tests.serving.rest_gateway import RestGateway
+from tests.serving.small import write_small
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(exported):
-    with EmbeddedServer(exported, workers=4) as running:
+    with EmbeddedServer(exported, workers=4, rest_port=0) as running:
         yield running
 
 
@@ -39,5 +39,11 @@ def client(server):
 @pytest.fixture(scope="session")
 def addresses(server):
     """Of the server, for each kind of client."""
-    with RestGateway(server.address) as rest:
-        yield {kind: rest.address if kind.startswith("rest") else server.address for kind in CLIENTS}
+    return {kind: server.rest_address if kind.startswith("rest") else server.address for kind in CLIENTS}
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A folder with versions 1 and 2 of the small model. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("small")
+    return write_small(write_small(folder, 1), 2)

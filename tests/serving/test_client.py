@@ -249,6 +249,7 @@ def test_a_signature_of_another_kind_is_an_error_and_not_a_wrong_answer(client):
         (lambda _: RestClient("host:1"), "address as 'http://host:port'. Received: 'host:1'"),
         (lambda _: RestClient("http://host:1", tls=Tls()), "address with https:// for tls"),
         (lambda _: Client("host:1", token="t"), "needs tls for a token.* Received: a token without tls for host:1"),
+        (lambda _: Client("127.0.0.1:1", token="a\nb"), "token of printable ASCII characters. Received: another one"),
         (lambda _: RestClient("http://host:1", token="t"), "needs tls for a token"),
         (lambda _: Client("host:1", version=1, label="stable"), "a version or a label. Received: version=1, label='s"),
         (lambda _: Client("host:1", call_timeout=0), "call_timeout above 0 seconds. Received: call_timeout=0"),

@@ -10,7 +10,6 @@ import pytest
 
 import serving
 from tests.serving import chromium
-from tests.serving.rest_gateway import RestGateway
 
 FOLDER = Path(serving.__file__).parent / "playground"
 
@@ -21,8 +20,7 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def site(server):
     """Where the page is served from, under Content-Security-Policy "default-src 'self'"."""
-    with RestGateway(server.address, FOLDER) as gateway:
-        yield gateway.address
+    return server.rest_address
 
 
 @pytest.fixture(scope="module")
