@@ -26,6 +26,7 @@ from serving.signatures import ALTERNATIVES, BEAM, GREEDY, SAMPLE, SERVING_DEFAU
 PERCENTILES = (50.0, 90.0, 99.0)
 SIGNATURES = (SERVING_DEFAULT, GREEDY, BEAM, SAMPLE, ALTERNATIVES, TOKENIZE)
 MOST_AT_ONCE = 4096  # requests under way in an open loop; more wait, and their waiting counts
+MOST_THREADS = 64  # of an open loop over REST, where each request under way holds one
 LONGEST = 3600.0  # seconds
 MOST_REQUESTS = 1_000_000
 SHOWN = 20_000  # points of a plot
@@ -118,6 +119,17 @@ class Report:
     def json(self) -> str:
         """`numbers` on one line."""
         return json.dumps(self.numbers())
+
+    def text(self) -> str:
+        """`numbers` for people, a line each."""
+        numbers = self.numbers()
+        latencies = ", ".join(
+            f"{name} {'-' if value is None else f'{value:.1f}'}" for name, value in numbers["latency_ms"].items())
+        errors = ", ".join(f"{code} {count}" for code, count in sorted(numbers["errors"].items()))
+        return "\n".join([
+            f"answered    {numbers['answered']} requests in {numbers['seconds']:.1f} s",
+            f"throughput  {numbers['requests_per_second']:.1f} requests/s, {numbers['rows_per_second']:.1f} rows/s",
+            f"latency ms  {latencies}", f"errors      {errors or 'none'}"])
 
 
 def run(

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import ssl
 import threading
 from concurrent import futures
 
@@ -126,3 +127,17 @@ def rest_server(script, context=None):
 def scripted_server(kind, script, **secured):
     """The server for a kind of client."""
     return (rest_server if kind.startswith("rest") else grpc_server)(script, **secured)
+
+
+def secured(kind, folder, name="server", mutual=False):
+    """What makes a scripted server ask for TLS."""
+    if not kind.startswith("rest"):
+        pair = ((folder / f"{name}.key").read_bytes(), (folder / f"{name}.pem").read_bytes())
+        authority = (folder / "ca.pem").read_bytes() if mutual else None
+        return {"credentials": grpc.ssl_server_credentials([pair], authority, require_client_auth=mutual)}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
+    if mutual:
+        context.load_verify_locations(folder / "ca.pem")
+        context.verify_mode = ssl.CERT_REQUIRED
+    return {"context": context}

@@ -1,50 +1,13 @@
 """Certificates and tokens, with servers of gRPC's and the standard library's own."""
 
-import shutil
-import ssl
-import subprocess
-
 import grpc
 import pytest
 
 from serving.client import Hypothesis, Retry, ServingError, Tls
 from tests.serving.callers import CLIENTS, Caller
-from tests.serving.scripted import Script, scripted_server
+from tests.serving.scripted import Script, scripted_server, secured
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes certificates, is missing")
 ONCE = Retry(tries=1)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A folder with ca.pem, and NAME.pem and NAME.key of "server" (127.0.0.1), "elsewhere" and "client"."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
-    for name, alternative in (("server", "IP:127.0.0.1"), ("elsewhere", "DNS:model.test"), ("client", "DNS:caller")):
-        openssl(
-            "req", "-x509", *curve, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}",
-            "-CA", "ca.pem", "-CAkey", "ca.key", "-addext", f"subjectAltName={alternative}",
-            "-addext", "basicConstraints=critical,CA:FALSE")
-    return folder
-
-
-def secured(kind, folder, name="server", mutual=False):
-    """What makes a scripted server ask for TLS."""
-    if not kind.startswith("rest"):
-        pair = ((folder / f"{name}.key").read_bytes(), (folder / f"{name}.pem").read_bytes())
-        authority = (folder / "ca.pem").read_bytes() if mutual else None
-        return {"credentials": grpc.ssl_server_credentials([pair], authority, require_client_auth=mutual)}
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
-    if mutual:
-        context.load_verify_locations(folder / "ca.pem")
-        context.verify_mode = ssl.CERT_REQUIRED
-    return {"context": context}
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
