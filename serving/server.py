@@ -102,8 +102,8 @@ class EmbeddedServer:
         return _address(self.host, self.port)
 
     @property
-    def url(self) -> str:
-        """Where the REST API and the page are, if there is a `rest_port`."""
+    def rest_address(self) -> str:
+        """The address REST clients and browsers use, as "http://127.0.0.1:8501", if there is a `rest_port`."""
         scheme = "http" if self._security.certificate is None else "https"
         return f"{scheme}://{_address(self.host, self.rest_port or 0)}"
 
