@@ -10,7 +10,7 @@ import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving.answers import CALL, Answers, Call
-from serving.errors import INTERNAL, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED, RequestError
+from serving.errors import INTERNAL, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED, RequestError
 from serving.records import REQUEST_ID, Records, read_request_id
 from serving.workers import Workers
 
@@ -85,6 +85,14 @@ class Interceptor(grpc.ServerInterceptor):
 
     def __init__(self, workers: Workers, pools: Pools, records: Records, is_allowed: Callable[[str], bool]):
         self._workers, self._pools, self._records, self._is_allowed = workers, pools, records, is_allowed
+        self._stopping = False
+
+    def refuse_all(self) -> None:
+        """From now on every request but health gets UNAVAILABLE, which clients take to another server.
+
+        What reaches gRPC's own `stop` while it closes the connection would wait for the end of its grace instead.
+        """
+        self._stopping = True
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Called for each request in the one thread that takes them all, so it must not wait."""
@@ -96,6 +104,8 @@ class Interceptor(grpc.ServerInterceptor):
             return _moved(handler, self._pools.quick)
         metadata = dict(details.invocation_metadata)
         call = Call(method, read_request_id(metadata.get(REQUEST_ID)), time.monotonic())
+        if self._stopping:
+            return self._refusal(call, RequestError(UNAVAILABLE, "The server stops."))
         if not self._is_allowed(metadata.get("authorization", "")):
             return self._refusal(call, RequestError(UNAUTHENTICATED, "A valid bearer token is needed."))
         if handler.unary_unary is None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -14,7 +15,12 @@ import grpc
 import tensorflow as tf
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    prediction_service_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from serving import security as security_
 from serving.answers import Answers
@@ -32,7 +38,10 @@ from serving.workers import Workers
 
 BINARY = "tensorflow_model_server"
 GRPC_THREADS = 128  # of the binary: its default, 4 a CPU, refuses callers where batching holds each thread
-SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+SERVICES = [
+    service.full_name for file in (prediction_service_pb2, model_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()]
+SECONDS_TO_CLOSE = 0.5  # for what reached a port when it was being closed
 
 
 class EmbeddedServer:
@@ -93,8 +102,8 @@ class EmbeddedServer:
         return _address(self.host, self.port)
 
     @property
-    def url(self) -> str:
-        """Where the REST API and the page are, if there is a `rest_port`."""
+    def rest_address(self) -> str:
+        """The address REST clients and browsers use, as "http://127.0.0.1:8501", if there is a `rest_port`."""
         scheme = "http" if self._security.certificate is None else "https"
         return f"{scheme}://{_address(self.host, self.rest_port or 0)}"
 
@@ -114,9 +123,9 @@ class EmbeddedServer:
         self._workers = Workers(self._num_workers, self._limits.max_waiting)
         self._pools = Pools()
         self._health = health.HealthServicer()
-        interceptor = Interceptor(
+        self._interceptor = Interceptor(
             self._workers, self._pools, self._records, lambda value: security_.is_allowed(self._security, value))
-        server = grpc.server(self._workers, interceptors=[interceptor], options=[
+        server = grpc.server(self._workers, interceptors=[self._interceptor], options=[
             ("grpc.so_reuseport", 0),  # else a second server on the same port starts, and takes half of the requests
             ("grpc.max_receive_message_length", self._limits.max_request_bytes),
             ("grpc.max_send_message_length", 2**31 - 1)])
@@ -139,6 +148,7 @@ class EmbeddedServer:
                 self._http.stop(0)
             self._pools.shutdown()
             raise
+        self._tell_health({name: bool(versions) for name, versions in self.models.loaded().items()})
         for name in ("", *SERVICES):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server = server
@@ -150,12 +160,14 @@ class EmbeddedServer:
         """
         if self._server is not None and self._workers is not None and self._health is not None:
             self._health.enter_graceful_shutdown()
+            self._interceptor.refuse_all()
             seconds = self._limits.grace if grace is None else grace
-            ended = self._server.stop(seconds)
+            until = time.monotonic() + seconds
             if self._http is not None:
                 self._http.stop(seconds)
                 self._http = None
-            ended.wait()
+            self._workers.wait_until_idle(until - time.monotonic())
+            self._server.stop(SECONDS_TO_CLOSE).wait()
             self.models.stop()
             self._workers.shutdown(wait=False, cancel_futures=True)
             self._pools.shutdown()

@@ -1,5 +1,6 @@
 """A fixed number of threads for requests, and a count of the requests that wait for one."""
 
+import threading
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
@@ -18,6 +19,7 @@ class Workers(futures.ThreadPoolExecutor):
         self._most = num_threads + max_waiting
         self._waiting: set[object] = set()
         self._under_way: set[object] = set()  # waiting or worked on
+        self._ended = threading.Condition()
 
     @property
     def num_waiting(self) -> int:
@@ -28,6 +30,11 @@ class Workers(futures.ThreadPoolExecutor):
     def is_full(self) -> bool:
         """Whether one more request could not even wait."""
         return len(self._under_way) >= self._most
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Whether nothing is under way, at the latest after `seconds`."""
+        with self._ended:
+            return self._ended.wait_for(lambda: not self._under_way, max(0.0, seconds))
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future:
         """As the base class; a call that is cancelled before a thread took it does not wait any more."""
@@ -41,7 +48,9 @@ class Workers(futures.ThreadPoolExecutor):
 
         def end(_: Any = None) -> None:
             self._waiting.discard(ticket)
-            self._under_way.discard(ticket)
+            with self._ended:
+                self._under_way.discard(ticket)
+                self._ended.notify_all()
 
         try:
             future = super().submit(run)

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -377,29 +375,6 @@ def test_stop_waits_for_the_answer_under_way_and_frees_the_port(exported, monkey
     again = EmbeddedServer(exported, port=server.port)
     again.start()
     again.stop()
-
-
-def test_sigterm_ends_the_server_in_good_order(exported):
-    code = (
-        "import sys\nfrom serving.server import serve\n"
-        f"serve({str(exported)!r}, port=0, on_ready=lambda address: print(address, flush=True))\n"
-        "print('ended')\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        address = process.stdout.readline().strip()
-        with Client(address, timeout=30) as client:
-            assert client.greedy(["one"])[0].text == "un"
-        time.sleep(0.5)
-        assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout.read().strip() == "ended"
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_the_binary_is_started_in_this_process_with_the_folder(exported, tmp_path, monkeypatch):
