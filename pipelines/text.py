@@ -20,7 +20,7 @@ from pipelines.recordings import num_frames, read_manifest
 from pipelines.records import INDEX, read_splits
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
-from tfseq2seq.structures import EOS, PAD
+from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
 from tfseq2seq.tokenizers import Tokenizer
 
 __all__ = [
@@ -123,6 +123,9 @@ class SeveralSources(Tokenizer):
     def pieces(self, strings):
         return self._each(strings, self.of_one_source.pieces, "")
 
+    def labels(self, strings):
+        return self._each(strings, self.of_one_source.labels, SPECIAL_TOKENS[EOS])
+
     def _encode(self, strings):
         return self._each(strings, self.of_one_source.encode, EOS)
 
@@ -137,11 +140,13 @@ class SeveralSources(Tokenizer):
         return self.of_one_source.decode(ids)
 
 
-def read_source(strings: tf.Tensor, reader: Tokenizer | FrontEnd, max_length: int) -> tf.Tensor:
-    """Sources as a model reads them, in the graph: ids as `source_ids`, or features of WAV files as `FrontEnd.read`."""
+def read_source(
+    strings: tf.Tensor, reader: Tokenizer | FrontEnd, max_length: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sources as a model reads them, in the graph: as `source_ids`, or features of WAV files as `FrontEnd.read`."""
     if isinstance(reader, FrontEnd):
         return reader.read(strings, max_length)
-    return source_ids(strings, reader, max_length)[0]
+    return source_ids(strings, reader, max_length)
 
 
 def source_ids(

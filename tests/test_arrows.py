@@ -121,10 +121,31 @@ ARROWS = {
     "serving.signatures": [],
     "serving.protocol": [],
     "serving": [],
-    "serving.client": ["serving.signatures", "serving.protocol"],
+    "serving.client.*": ["serving.signatures", "serving.protocol"],
+    "serving.bench": ["serving.client.*", "serving.signatures"],
     "serving.folders": [],
-    "serving.servables": ["serving.folders", "serving.signatures"],
-    "serving.server": ["serving.folders", "serving.servables", "serving.signatures"],
+    # The embedded server, from the model to the ports.
+    "serving.errors": [],
+    "serving.settings": [],
+    "serving.batching": ["serving.errors", "serving.settings"],
+    "serving.servables": ["serving.batching", "serving.errors", "serving.folders", "serving.signatures"],
+    "serving.versions": [
+        "serving.batching", "serving.errors", "serving.folders", "serving.servables", "serving.settings"],
+    "serving.workers": [],
+    "serving.answers": [
+        "serving.errors", "serving.folders", "serving.settings", "serving.signatures", "serving.versions"],
+    "serving.records": ["serving.answers"],
+    "serving.security": ["serving.errors", "serving.settings"],
+    "serving.grpc_services": ["serving.answers", "serving.errors", "serving.records", "serving.workers"],
+    "serving.json_tensors": ["serving.errors"],
+    "serving.http_server": [],
+    "serving.rest": [
+        "serving.answers", "serving.errors", "serving.http_server", "serving.json_tensors", "serving.records",
+        "serving.settings", "serving.workers"],
+    "serving.server": [
+        "serving.answers", "serving.batching", "serving.errors", "serving.folders", "serving.grpc_services",
+        "serving.http_server", "serving.records", "serving.rest", "serving.security", "serving.settings",
+        "serving.signatures", "serving.versions", "serving.workers"],
     "serving.export": [
         *LIBRARY,
         "tfseq2seq.generation",
@@ -152,8 +173,8 @@ ARROWS = {
     "tfseq2seq.assessment": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.charts": [],
     "tfseq2seq.report": [
-        "tfseq2seq", "tfseq2seq.assessment", "tfseq2seq.breakdown", "tfseq2seq.charts", "tfseq2seq.evaluation", "tfseq2seq.plots",
-        "tfseq2seq.significance"],
+        "tfseq2seq", "tfseq2seq.assessment", "tfseq2seq.breakdown", "tfseq2seq.charts", "tfseq2seq.evaluation",
+        "tfseq2seq.plots", "tfseq2seq.significance"],
     "tfseq2seq.chat": ["tfseq2seq.*", "pipelines.*", "serving.client"],
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
     "tfseq2seq.largest_batch": ["tfseq2seq.*", "pipelines.*"],
@@ -181,7 +202,7 @@ def test_no_imports_go_in_circles(tree):
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("module", ["serving.client", "tfseq2seq", "tfseq2seq.config"])
+@pytest.mark.parametrize("module", ["serving.client", "serving.bench", "tfseq2seq", "tfseq2seq.config"])
 def test_light_modules_lead_to_no_tensorflow(tree, module):
     if module not in tree:
         pytest.skip(f"{module} is not part of this tree")
