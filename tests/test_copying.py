@@ -141,7 +141,7 @@ def test_copying_needs_one_vocabulary_attention_and_one_source():
     with pytest.raises(ValueError, match="decoder with attention"):
         Run(name="x", model={"copying": True, "decoder": {"kind": "recurrent"}}, **shared)
     for encoder in ({"kind": "parallel", "encoders": [{"kind": "recurrent"}] * 2}, {"kind": "pyramidal"}):
-        with pytest.raises(ValueError, match=f"needs one source of tokens and .* = \"{encoder['kind']}\""):
+        with pytest.raises(ValueError, match=f"needs one source of tokens, and .* = \"{encoder['kind']}\""):
             Run(name="x", model={"copying": True, "encoder": encoder}, **shared)
 
 

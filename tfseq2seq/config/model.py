@@ -412,7 +412,7 @@ class Model(Table):
         shortening = next((kind for kind in kinds(encoder) if kind in ("parallel", "pyramidal", "subsampling")), None)
         if self.copying and (shortening or self.source == "features"):
             raise ValueError(
-                "copying needs one source of tokens and a step of the memory for each of them: leave it out, or use other "
+                "copying needs one source of tokens, and a step of the memory for each: leave it out, or use other "
                 f"encoders. Received: source = \"{self.source}\", encoder.kind = \"{shortening or encoder.kind}\"")
         bridge = getattr(decoder, "bridge", "zero")
         if bridge in ("copy", "dense") and encoder.state is None:
