@@ -65,7 +65,7 @@ class Assessment:
         """Scores by the length of the source, and by whether training has seen it."""
         task, names = self.prepared.task, metrics_of_parts(self.prepared.task.metrics)
         parted = {
-            "by length of the source": by_length(self.sources, task.measure_source),
+            f"by length of the source, in {task.source_unit}": by_length(self.sources, task.measure_source),
             "by what training has seen": by_novelty(self.sources, [source for source, _ in self.prepared.train])}
         return [
             score_parts(title, parts, names, self.sources, self.systems, self.references)
