@@ -138,8 +138,8 @@ ARROWS = {
     "tfseq2seq.assessment": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.charts": [],
     "tfseq2seq.report": [
-        "tfseq2seq.assessment", "tfseq2seq.breakdown", "tfseq2seq.charts", "tfseq2seq.evaluation", "tfseq2seq.plots",
-        "tfseq2seq.significance"],
+        "tfseq2seq", "tfseq2seq.assessment", "tfseq2seq.breakdown", "tfseq2seq.charts", "tfseq2seq.evaluation",
+        "tfseq2seq.plots", "tfseq2seq.significance"],
     "tfseq2seq.chat": ["tfseq2seq.*", "pipelines.*", "serving.client"],
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
     "tfseq2seq.largest_batch": ["tfseq2seq.*", "pipelines.*"],
