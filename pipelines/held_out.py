@@ -5,15 +5,19 @@ import hashlib
 from pipelines.pairs import Pair, Splits
 
 
-def side(splits: Splits, key: str, valid: float, test: float) -> list[Pair]:
-    """The split that `key` belongs to.
+def split_of(key: str, valid: float, test: float) -> str:
+    """"train", "valid" or "test": where a key belongs, by its hash; so it is the same on every machine.
 
     Args:
-        splits: all of them.
-        key: what must stay on one side, as a chapter, or a word with its variants.
-        valid, test: shares of all keys.
+        key: what must not be in two splits, as a source, a chapter, or a word with its variants.
+        valid, test: their shares of all keys, from 0 to 1.
     """
     share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     if share < test:
-        return splits.test
-    return splits.valid if share < test + valid else splits.train
+        return "test"
+    return "valid" if share < test + valid else "train"
+
+
+def side(splits: Splits, key: str, valid: float, test: float) -> list[Pair]:
+    """The pairs of the split that a key belongs to, see `split_of`."""
+    return getattr(splits, split_of(key, valid, test))

@@ -28,6 +28,7 @@ from serving.signatures import (
     SCORE,
     SERVING_DEFAULT,
     SIGNATURES,
+    TOKENIZE,
 )
 from tfseq2seq.files import sync_folder
 
@@ -117,7 +118,7 @@ def _trace(generator: Any, num_hypotheses: int) -> dict[str, Any]:
     functions = {
         SERVING_DEFAULT: with_width(generator.beam), GREEDY: generator.greedy, BEAM: with_width(generator.beam_with),
         SAMPLE: with_width(generator.sample_with), ALTERNATIVES: with_width(generator.alternatives),
-        SCORE: generator.score}
+        SCORE: generator.score, TOKENIZE: generator.tokenize}
     return {
         name: tf.function(functions[name]).get_concrete_function(**{
             each: tf.TensorSpec([None], dtype, name=each) for each, dtype in signature.inputs.items()})

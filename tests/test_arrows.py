@@ -67,6 +67,9 @@ ARROWS = {
         "tfseq2seq.options",
         "tfseq2seq.alignment",
         "pipelines.text",
+        "pipelines.audio",
+        "pipelines.frames",
+        "pipelines.recordings",
         "pipelines.batching",
     ],
     "tfseq2seq.model_search": ["tfseq2seq.model", "tfseq2seq.decoding.*", "tfseq2seq.structures"],
@@ -99,6 +102,7 @@ ARROWS = {
         *LIBRARY,
         "tfseq2seq.generation",
         "tfseq2seq.callbacks",
+        "tfseq2seq.console",
         "tfseq2seq.averaging",
         "tfseq2seq.noise",
         "tfseq2seq.starting",
@@ -117,10 +121,31 @@ ARROWS = {
     "serving.signatures": [],
     "serving.protocol": [],
     "serving": [],
-    "serving.client": ["serving.signatures", "serving.protocol"],
+    "serving.client.*": ["serving.signatures", "serving.protocol"],
+    "serving.bench": ["serving.client.*", "serving.signatures"],
     "serving.folders": [],
-    "serving.servables": ["serving.folders", "serving.signatures"],
-    "serving.server": ["serving.folders", "serving.servables", "serving.signatures"],
+    # The embedded server, from the model to the ports.
+    "serving.errors": [],
+    "serving.settings": [],
+    "serving.batching": ["serving.errors", "serving.settings"],
+    "serving.servables": ["serving.batching", "serving.errors", "serving.folders", "serving.signatures"],
+    "serving.versions": [
+        "serving.batching", "serving.errors", "serving.folders", "serving.servables", "serving.settings"],
+    "serving.workers": [],
+    "serving.answers": [
+        "serving.errors", "serving.folders", "serving.settings", "serving.signatures", "serving.versions"],
+    "serving.records": ["serving.answers"],
+    "serving.security": ["serving.errors", "serving.settings"],
+    "serving.grpc_services": ["serving.answers", "serving.errors", "serving.records", "serving.workers"],
+    "serving.json_tensors": ["serving.errors"],
+    "serving.http_server": [],
+    "serving.rest": [
+        "serving.answers", "serving.errors", "serving.http_server", "serving.json_tensors", "serving.records",
+        "serving.settings", "serving.workers"],
+    "serving.server": [
+        "serving.answers", "serving.batching", "serving.errors", "serving.folders", "serving.grpc_services",
+        "serving.http_server", "serving.records", "serving.rest", "serving.security", "serving.settings",
+        "serving.signatures", "serving.versions", "serving.workers"],
     "serving.export": [
         *LIBRARY,
         "tfseq2seq.generation",
@@ -129,6 +154,16 @@ ARROWS = {
         "serving.folders",
         "serving.servables",
         "serving.signatures",
+    ],
+    # Lines in, answers out, as `tfseq2seq.prediction` writes them.
+    "serving.bulk": [
+        "serving.folders",
+        "serving.servables",
+        "serving.signatures",
+        "tfseq2seq.generation",
+        "tfseq2seq.output",
+        "pipelines.batching",
+        "pipelines.beam_files",
     ],
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
@@ -167,7 +202,7 @@ def test_no_imports_go_in_circles(tree):
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("module", ["serving.client", "tfseq2seq", "tfseq2seq.config"])
+@pytest.mark.parametrize("module", ["serving.client", "serving.bench", "tfseq2seq", "tfseq2seq.config"])
 def test_light_modules_lead_to_no_tensorflow(tree, module):
     if module not in tree:
         pytest.skip(f"{module} is not part of this tree")

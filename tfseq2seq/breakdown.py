@@ -64,14 +64,19 @@ def by_length(sources: Sequence[str], measure: Callable[[str], int], most: int =
     return parts
 
 
-def by_novelty(sources: Sequence[str], train_sources: Sequence[str]) -> list[Part]:
+def by_novelty(sources: Sequence[str], train_sources: Sequence[str], side: str = "source") -> list[Part]:
     """Lines whose source stands in train, those whose words all do, and the others; parts without lines are left out.
 
     Words are those of `tfseq2seq.likeness`, in lower case.
+
+    Args:
+        sources: N lines.
+        train_sources: those of train.
+        side: what the lines are called.
     """
     whole = set(train_sources)
     known = {word for source in whole for word in words(source)}
-    parts = [Part("source seen in training", []), Part("every word seen", []), Part("a word not seen", [])]
+    parts = [Part(f"{side} seen in training", []), Part("every word seen", []), Part("a word not seen", [])]
     for row, source in enumerate(sources):
         number = 0 if source in whole else 1 if known.issuperset(words(source)) else 2
         parts[number].rows.append(row)

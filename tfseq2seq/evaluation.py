@@ -119,6 +119,12 @@ def _edits(hypothesis: str, reference: str) -> tuple[int, int]:
     return found.substitutions + found.deletions + found.insertions, tokens
 
 
+def _count_character_edits(hypothesis: str, references: Sequence[str]) -> tuple[int, int]:
+    """Edits to the closest reference, and its characters, one space between words and none at the ends."""
+    spelled = [" ".join("\u2581".join(text.split())) for text in (hypothesis, *references)]
+    return _count_edits(spelled[0], spelled[1:])
+
+
 def _of_each_line(
     measure: Callable[[str, Sequence[str]], float], hypothesis: str, references: Sequence[str],
 ) -> tuple[float, int]:
@@ -140,6 +146,7 @@ METRICS = {
         Metric("word_error_rate", False, count=_count_wrong),  # lines equal to no reference, spacing aside
         Metric("phoneme_error_rate", False, count=_count_edits),  # edits to the closest reference per phoneme
         Metric("token_error_rate", False, count=_count_edits),  # the same per white-space separated token
+        Metric("character_error_rate", False, count=_count_character_edits),  # the same per character
         _mean("rouge1", functools.partial(rouge, "rouge1"), signature=ROUGE_SIGNATURE),  # mean over the lines
         _mean("rouge2", functools.partial(rouge, "rouge2"), signature=ROUGE_SIGNATURE),
         _mean("rougeL", functools.partial(rouge, "rougeL"), signature=ROUGE_SIGNATURE),
