@@ -179,7 +179,7 @@ def test_the_command_writes_the_page_and_prints_the_parts(tiny_run, tmp_path, mo
         cli.main()
     assert not stopped.value.code
     told = json.loads(capsys.readouterr().out)
-    assert sum(part["lines"] for part in told["parts"]["by length of the source"]) == 12
+    assert sum(part["lines"] for part in told["parts"]["by length of the source, in letters"]) == 12
     assert sum(part["lines"] for part in told["parts"]["by what training has seen"]) == 12
     assert "tiny on test" in "".join(Page(page.read_text(encoding="utf-8")).texts)
 

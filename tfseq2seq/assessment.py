@@ -62,11 +62,17 @@ class Assessment:
         return found
 
     def breakdowns(self) -> list[Breakdown]:
-        """Scores by the length of the source, and by whether training has seen it."""
+        """Scores by the length of the source, and by whether training has seen it; of recordings what is said."""
         task, names = self.prepared.task, metrics_of_parts(self.prepared.task.metrics)
+        if self.run.data.audio is None:
+            side, unit, measure = "source", task.source_unit, task.measure_source
+            lines, train = self.sources, [source for source, _ in self.prepared.train]
+        else:
+            side, unit, measure = "reference", "characters", task.measure_target
+            lines, train = [line[0] for line in self.references], [target for _, target in self.prepared.train]
         parted = {
-            "by length of the source": by_length(self.sources, task.measure_source),
-            "by what training has seen": by_novelty(self.sources, [source for source, _ in self.prepared.train])}
+            f"by length of the {side}, in {unit}": by_length(lines, measure),
+            "by what training has seen": by_novelty(lines, train, side)}
         return [
             score_parts(title, parts, names, self.sources, self.systems, self.references)
             for title, parts in parted.items()]

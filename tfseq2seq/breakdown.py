@@ -64,14 +64,19 @@ def by_length(sources: Sequence[str], measure: Callable[[str], int], most: int =
     return parts
 
 
-def by_novelty(sources: Sequence[str], train_sources: Sequence[str]) -> list[Part]:
+def by_novelty(sources: Sequence[str], train_sources: Sequence[str], side: str = "source") -> list[Part]:
     """Lines whose source stands in train, those whose words all do, and the others; parts without lines are left out.
 
     Words are those of `tfseq2seq.likeness`, in lower case.
+
+    Args:
+        sources: N lines.
+        train_sources: those of train.
+        side: what the lines are called.
     """
     whole = set(train_sources)
     known = {word for source in whole for word in words(source)}
-    parts = [Part("source seen in training", []), Part("every word seen", []), Part("a word not seen", [])]
+    parts = [Part(f"{side} seen in training", []), Part("every word seen", []), Part("a word not seen", [])]
     for row, source in enumerate(sources):
         number = 0 if source in whole else 1 if known.issuperset(words(source)) else 2
         parts[number].rows.append(row)
@@ -109,14 +114,18 @@ def metrics_of_parts(metric_names: Sequence[str]) -> list[str]:
 
 
 def render_breakdown(breakdown: Breakdown) -> Table:
-    """Draws it for the terminal: a row a part, a column a metric of a system."""
+    """Draws it for the terminal: a row a part and metric, a column a system."""
+    systems = list(breakdown.scores[0]) if breakdown.scores else []
     table = Table(title=breakdown.title, title_justify="left")
     table.add_column("")
     table.add_column("lines", justify="right")
-    for system, by_metric in (breakdown.scores[0] if breakdown.scores else {}).items():
-        for name in by_metric:
-            table.add_column(f"{name} {arrow(METRICS[name].maximize)}\n{system}", justify="right")
+    table.add_column("metric")
+    for system in systems:
+        table.add_column(system, justify="right")
     for part, scores in zip(breakdown.parts, breakdown.scores, strict=True):
-        values = [f"{value:.2f}" for of_system in scores.values() for value in of_system.values()]
-        table.add_row(part.label, f"{len(part.rows):,}", *values)
+        told = part.label, f"{len(part.rows):,}"
+        for name in scores[systems[0]]:
+            values = [f"{scores[system][name]:.2f}" for system in systems]
+            table.add_row(*told, f"{name} {arrow(METRICS[name].maximize)}", *values)
+            told = "", ""
     return table

@@ -117,9 +117,7 @@ def _scores(assessment: Assessment) -> str:
     explained = (
         "± is half of a 95 % interval over resampled lines. Chance is how likely so large a difference is where there "
         f"is none (paired bootstrap); below {SIGNIFICANT} the better value is green.")
-    return (
-        f'<div class="scroll"><table><caption>{explained}</caption><thead><tr>{head}</tr></thead>'
-        f'<tbody>{"".join(rows)}</tbody></table></div><div class="note">{"".join(notes)}</div>')
+    return _table("Scores", head, rows, explained) + f'<div class="note">{"".join(notes)}</div>'
 
 
 def _better(both: Sequence[Comparison]) -> int | None:
@@ -144,17 +142,25 @@ def _breakdown(name: str, breakdown: Breakdown) -> str:
     for metric in breakdown.scores[0][systems[0]]:
         series = {system: [scores[system][metric] for scores in breakdown.scores] for system in systems}
         title = f"{metric} {arrow(METRICS[metric].maximize)} {breakdown.title}"
-        charts.append(f"<figure>{bar_chart(f'{name}-{metric}', title, labels, series)}"
-                      f"<figcaption>{_text(title)}</figcaption></figure>")
+        chart = bar_chart(f"{name}-{metric}", title, labels, series)
+        charts.append(f"<figure><figcaption>{_text(title)}</figcaption>{chart}</figure>")
     scored = [f"{metric}, {system}" for system in systems for metric in breakdown.scores[0][system]]
     head = "".join(f'<th scope="col">{_text(each)}</th>' for each in ("part", "lines", *scored))
-    lines = "".join(
+    rows = [
         f'<tr><th scope="row">{_text(part.label)}</th><td>{len(part.rows):,}</td>'
         + "".join(f"<td>{value:.2f}</td>" for values in scores.values() for value in values.values()) + "</tr>"
-        for part, scores in zip(breakdown.parts, breakdown.scores, strict=True))
+        for part, scores in zip(breakdown.parts, breakdown.scores, strict=True)]
     return (
-        f"<h3>{_text(breakdown.title.capitalize())}</h3>{''.join(charts)}<details><summary>As a table</summary>"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div></details>')
+        f"<h3>{_text(breakdown.title.capitalize())}</h3>{''.join(charts)}"
+        f"<details><summary>As a table</summary>{_table(breakdown.title, head, rows)}</details>")
+
+
+def _table(name: str, head: str, rows: Sequence[str], explained: str = "") -> str:
+    """A table that scrolls where it is too wide, by keyboard too."""
+    caption = f"<caption>{explained}</caption>" if explained else ""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(name)}"><table>{caption}'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>")
 
 
 def line_scores(assessment: Assessment) -> list[float]:

@@ -20,6 +20,7 @@ class Task:
         measure_source, measure_target: length of a string, in what the task counts.
         baseline: (train pairs, N sources) -> N answers of something cheap that any model must beat.
         baseline_name: what that is.
+        source_unit: what `measure_source` counts.
         symbols: strings in sources that are one token to a tokenizer of subwords.
     """
 
@@ -31,6 +32,7 @@ class Task:
     measure_target: Callable[[str], int]
     baseline: Callable[[Sequence[Pair], Sequence[str]], list[str]]
     baseline_name: str
+    source_unit: str = "characters"
     symbols: tuple[str, ...] = ()
 
     @property

@@ -25,6 +25,7 @@ DIALOGUE = Task(
     multiple_references=False,
     max_ratio=math.inf,  # "hi" may be answered at length
     measure_source=count_words,
+    source_unit="words",
     measure_target=count_words,
     baseline=nearest_neighbour,
     baseline_name="nearest neighbour",

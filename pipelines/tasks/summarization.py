@@ -19,6 +19,7 @@ SUMMARIZATION = Task(
     multiple_references=False,
     max_ratio=20.0,  # a paragraph has one word for each of a summary, or thirty
     measure_source=count_words,
+    source_unit="words",
     measure_target=count_words,
     baseline=lead,
     baseline_name="lead",
