@@ -27,7 +27,7 @@ from pipelines.sides import SampledSide, Side, SubwordSampler
 from pipelines.tasks import Task, find_task
 from pipelines.text import SeveralSources, encode_pairs, load_splits
 from tfseq2seq.config import ConfigError, Run, flatten, load_recipe, save_config
-from tfseq2seq.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from tfseq2seq.tokenizers import CopyingTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 
 Pairs = list[Pair]
 Progress = Callable[[str, float, float | None], None]
@@ -127,6 +127,8 @@ def load_prepared(folder: Path) -> Prepared:
     source = (load_front_end if is_speech else load_tokenizer)(folder / "tokenizers" / "source")
     if isinstance(source, FrontEnd):
         frames = Frames(folder / "data" / FRAMES, source)
+    elif run.model.copying:
+        source = CopyingTokenizer(source, run.model.copy_slots)
     target = source if run.data.share_tokenizer else load_tokenizer(folder / "tokenizers" / "target")
     train, valid, test = (_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in Splits._fields)
     left_out = json.loads((folder / "data" / "left-out.json").read_text(encoding="utf-8"))

@@ -146,7 +146,9 @@ def read_source(strings: tf.Tensor, reader: Tokenizer | FrontEnd, max_length: in
     return source_ids(strings, reader, max_length)[0]
 
 
-def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tuple[tf.Tensor, tf.Tensor]:
+def source_ids(
+    strings: tf.Tensor, tokenizer: Tokenizer, max_length: int, beside: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Strings to ids ended by EOS, in the graph.
 
     Args:
@@ -154,11 +156,13 @@ def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tup
         tokenizer: of the side that the strings are on.
         max_length: tokens, end token included, at least 1; a longer row keeps its first `max_length - 1`
             tokens and gets its EOS after them.
+        beside: where the strings are targets, [N] string, their sources: what tokens may be copied from.
     Returns:
         ids [N, S] int32, padded by PAD, with S the longest row and at least 1; cut [N] bool, True on
         rows that were longer.
     """
-    ids = tokenizer.encode(strings)  # [N, (S)]
+    ids = tokenizer.encode(strings) if beside is None else tokenizer.encode_beside(
+        strings, tokenizer.copies(beside))  # [N, (S)]
     cut = ids.row_lengths() > max_length - 1
     ids = ids[:, : max_length - 1]
     num_rows = ids.nrows()
@@ -174,18 +178,23 @@ def encode_pairs(
 
     A recording has an id, PAD, for each frame but the last, which so stands for the end.
     """
+    sources, targets = (list(side) for side in zip(*(pair[:2] for pair in pairs), strict=True)) if pairs else ([], [])
     if isinstance(source_tokenizer, FrontEnd):
-        offsets = np.cumsum([0, *(num_frames(source_tokenizer, path) - 1 for path, _ in pairs)], dtype=np.int64)
-        sources = np.full(offsets[-1], PAD, np.int32), offsets
-    else:
-        sources = _encode([source for source, _ in pairs], source_tokenizer)
-    return EncodedPairs(*sources, *_encode([target for _, target in pairs], target_tokenizer))
+        offsets = np.cumsum([0, *(num_frames(source_tokenizer, path) - 1 for path in sources)], dtype=np.int64)
+        return EncodedPairs(np.full(offsets[-1], PAD, np.int32), offsets, *_encode(targets, target_tokenizer))
+    return EncodedPairs(*_encode(sources, source_tokenizer), *_encode(targets, target_tokenizer, sources))
 
 
-def _encode(strings: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def _encode(
+    strings: list[str], tokenizer: Tokenizer, beside: list[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     flat, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
     for start in range(0, len(strings), ENCODED_AT_ONCE):
-        ids = tokenizer.encode(tf.constant(strings[start : start + ENCODED_AT_ONCE]))
+        part = slice(start, start + ENCODED_AT_ONCE)
+        if beside is None:
+            ids = tokenizer.encode(tf.constant(strings[part]))
+        else:
+            ids = tokenizer.encode_beside(tf.constant(strings[part]), tokenizer.copies(tf.constant(beside[part])))
         flat.append(ids.flat_values.numpy())
         lengths.append(ids.row_lengths().numpy())
     return np.concatenate(flat), np.cumsum(np.concatenate(lengths))

@@ -26,7 +26,7 @@ from tfseq2seq.optimization import make_optimizer, make_schedule
 from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
 
 # Attributes of the model, in the order of the data.
-PARTS = ("source_embedding", "encoder", "ctc_layer", "target_embedding", "decoder", "output_layer")
+PARTS = ("source_embedding", "encoder", "ctc_layer", "target_embedding", "decoder", "output_layer", "copier")
 
 # Their results are their inputs in another shape, or weights.
 VIEWS = {"Reshape", "Identity", "ExpandDims", "Squeeze", "StopGradient", "ReadVariableOp"}
@@ -146,7 +146,8 @@ def describe(run: Run, length: int = 20) -> Description:
         raise ValueError(f"describe needs sentences of at least 1 token. Received: length={length}.")
     data = run.data
     length = min(length, data.max_source_length, data.max_target_length)
-    source_size = data.audio.mel_bins if data.audio else _vocabulary_size(data.source_tokenizer)
+    source_size = data.audio.mel_bins if data.audio else (
+        _vocabulary_size(data.source_tokenizer) + run.model.num_copy_ids)
     target_size = source_size if data.share_tokenizer else _vocabulary_size(data.target_tokenizer)
     model = build_model(run.model, source_size, target_size, run.train.precision)
     source, decoder, output = count_operations(model, length)

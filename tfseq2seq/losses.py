@@ -133,6 +133,28 @@ def ctc_loss(logits, mask, labels, weights):
     return tf.reduce_sum(tf.where(fits & (steps > 0), found, 0.0) * weights[:, 0])
 
 
+def coverage_loss(attention, weights):
+    """How much attention falls where it fell before (See et al., 2017, arXiv:1704.04368, eq. 10 and 12).
+
+    sum over target tokens t of weight[t] * sum over s of min(a[t, s], c[t, s]), with the coverage c[t] the sum of
+    a[t'] over all t' before t.
+
+    Args:
+        attention: [B, T, S] float32, the decoder's weights on the source.
+        weights: [B, T] float32, 1 / (real tokens of the global batch), 0 on padding.
+    Returns:
+        Scalar float32.
+    Raises:
+        ValueError: the decoder has no attention.
+    """
+    if attention.shape[-1] == 0:
+        raise ValueError(
+            "A coverage loss needs a decoder with attention: \"attentional\" or \"transformer\". Received: attention "
+            f"of shape {tuple(attention.shape)}.")
+    coverage = tf.cumsum(attention, axis=1, exclusive=True)
+    return tf.reduce_sum(weights[:, :, None] * tf.minimum(attention, coverage))
+
+
 @keras.saving.register_keras_serializable("tfseq2seq")
 class TokenCrossEntropy(keras.losses.Loss):
     """Label-smoothed cross-entropy, summed over real tokens.

@@ -26,12 +26,14 @@ class EncoderOutput(NamedTuple):
         mask: [B, S'] bool, True on real steps.
         final_state: nested tuple of [B, units] float tensors, last states of the encoder, or ().
         context: [B, C] float, the whole source in one vector: the last hidden state, or the pooled memory.
+        source: [B, S'] int32, the ids that were read, where a decoder may copy them; else ().
     """
 
     memory: tf.Tensor
     mask: tf.Tensor
     final_state: Any
     context: tf.Tensor
+    source: Any = ()
 
 
 class RecurrentState(NamedTuple):

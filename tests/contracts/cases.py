@@ -93,8 +93,10 @@ DECODERS = {
     "transformer-no-positions-gelu-tanh": {
         **TRANSFORMER, "positions": "none", "activation": "gelu_tanh", "feed_forward_dropout": 0.1},
 }
-# What is tied, where a pair's name ends in it; both sides then have one vocabulary.
+# What is tied, where a pair's name has it; both sides then have one vocabulary, as they have for copying.
 TIED = ("source_target", "target_output", "all")
+COPYING = "copying"
+COPY_SLOTS = 2
 
 
 def first_of_each_kind(cases):
@@ -131,11 +133,14 @@ PAIRS = [
     "sequence-of-three+attentional-concat",
     "parallel-with-states+transformer-rms-norm-gated-relative",
     "parallel-with-states+attentional-multi-head-input-feeding",
+    "recurrent+attentional-additive-gru-residual-layer-norm-pooled+copying",
+    "transformer+transformer+all+copying",
 ]
 EACH_CASE = FEW_PAIRS + PAIRS[len(KIND_PAIRS) :]  # each encoder and each decoder at least once
 # Search sees of an encoder only what the decoder makes of it.
 SEARCHED_PAIRS = KIND_PAIRS + [
-    pair for pair in {pair.split("+")[1]: pair for pair in reversed(PAIRS)}.values() if pair not in KIND_PAIRS]
+    pair for pair in {pair.split("+")[1]: pair for pair in reversed(PAIRS)}.values() if pair not in KIND_PAIRS] + [
+    pair for pair in PAIRS if pair.endswith(COPYING)]
 
 # An EOS inside is one more token to all but the parallel encoder, which begins its next source there.
 SOURCE = np.array([[4, 5, EOS, 6, 7, EOS], [8, EOS, 9, EOS, PAD, PAD]], np.int32)
@@ -145,10 +150,11 @@ LABELS = np.array([[4, 5, 6, EOS], [7, EOS, PAD, PAD]], np.int32)
 
 def model_config(pair):
     """`tfseq2seq.config.Model` of a pair."""
-    encoder, decoder, *tied = pair.split("+")
+    encoder, decoder, *more = pair.split("+")
+    tied = [each for each in more if each in TIED]
     return Model(
         embedding_units=6, share_embeddings=tied[0] if tied else "none", encoder=ENCODERS[encoder],
-        decoder=DECODERS[decoder])
+        decoder=DECODERS[decoder], copying=COPYING in more, copy_slots=COPY_SLOTS)
 
 
 def make(pair, precision="float32"):
@@ -157,7 +163,8 @@ def make(pair, precision="float32"):
     No weight is left at 0 or 1, as many are at first: a bias or scale that a path forgets must show.
     """
     keras.utils.set_random_seed(1)
-    model = build_model(model_config(pair), TARGET_IDS if pair.endswith(TIED) else SOURCE_IDS, TARGET_IDS, precision)
+    one_vocabulary = pair.endswith((*TIED, COPYING))
+    model = build_model(model_config(pair), TARGET_IDS if one_vocabulary else SOURCE_IDS, TARGET_IDS, precision)
     random = np.random.default_rng(2)
     for variable in model.trainable_variables:
         variable.assign_add(random.normal(0.0, 0.2, variable.shape))

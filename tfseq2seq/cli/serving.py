@@ -14,6 +14,7 @@ from tfseq2seq.quiet import import_tensorflow
 SIGNATURE_HELP = (
     "serving_default (the recipe's search), greedy, beam, sample, alternatives (to what follows the prefix), or score. "
     "Default: serving_default, or beam with options.")
+RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
 AddressOption = Annotated[str, typer.Option("--address", help="host:port of the gRPC server.")]
 
 
@@ -59,7 +60,9 @@ def serve(
 
 def request(
     texts: Annotated[list[str] | None, typer.Argument(help="Strings to send; default: standard input's lines.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Send the lines of this file.")] = None,
+    file: Annotated[Path | None, typer.Option(
+        "--file", "-f", help="Send the lines of this file; or, of speech, this recording (.wav, .flac, .ogg, .mp3).")
+    ] = None,
     address: AddressOption = "127.0.0.1:8500",
     model_name: Annotated[str, typer.Option(help="The served model.")] = "tfseq2seq",
     signature: Annotated[str | None, typer.Option(help=SIGNATURE_HELP, show_default=False)] = None,
@@ -92,7 +95,13 @@ def request(
     asked = {name: value for name, value in asked.items() if value is not None and value != []}
     signature = signature or (BEAM if asked else SERVING_DEFAULT)
     _check_request(signature, asked)
-    if file:
+    contents: list[Any] | None = None
+    if file and file.suffix.lower() in RECORDINGS:
+        import_tensorflow()
+        from pipelines.recordings import read_recording
+
+        lines, contents = [str(file)], [read_recording(file)]
+    elif file:
         from pipelines.reading import read_lines
 
         lines = read_lines(file)
@@ -104,11 +113,12 @@ def request(
         if len(targets) != len(lines):
             raise typer.BadParameter(
                 f"score needs one --target a text. Received: {len(lines)} texts, {len(targets)} targets.")
-        for pair, each in zip(zip(lines, targets, strict=True), client.score_tokens(lines, targets), strict=True):
+        scores = client.score_tokens(contents or lines, targets)
+        for pair, each in zip(zip(lines, targets, strict=True), scores, strict=True):
             report = {"source": pair[0], "target": pair[1], "token_log_probabilities": each}
             print(_as_json(report | {"log_probability": sum(each)}) if as_json else f"{sum(each):.4f}\t{pair[0]}")
         return
-    for text, row in zip(lines, _answers(client, signature, lines, asked), strict=True):
+    for text, row in zip(lines, _answers(client, signature, contents or lines, asked), strict=True):
         if as_json:
             told = [{key: value for key, value in each._asdict().items() if value is not None} for each in row]
             print(_as_json({"text": text, "hypotheses": told}))
@@ -128,7 +138,7 @@ def _check_request(signature: str, asked: dict[str, Any]) -> None:
         raise typer.BadParameter(f"{option} needs --signature {' or '.join(takers)}. Received: {signature}.")
 
 
-def _answers(client: Any, signature: str, lines: list[str], asked: dict[str, Any]) -> list[list[Any]]:
+def _answers(client: Any, signature: str, lines: list[Any], asked: dict[str, Any]) -> list[list[Any]]:
     from serving.signatures import ALTERNATIVES, SAMPLE
 
     if signature == SAMPLE:

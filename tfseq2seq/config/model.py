@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
-from tfseq2seq.config.table import PositiveInt, Rate, Table
+from tfseq2seq.config.table import NonNegativeInt, PositiveInt, Rate, Table
 
 Size = Literal["tiny", "small", "base", "big"]
 
@@ -365,8 +365,16 @@ class Model(Table):
     share_embeddings: Literal["none", "source_target", "target_output", "all"] = "none"
     # Embeddings times sqrt(embedding_units) (Vaswani et al., 2017, section 3.4); default: where a Transformer reads.
     scale_embeddings: bool | None = None
+    # Answers may copy tokens of their source, known or not (See et al., 2017); needs data.share_tokenizer.
+    copying: bool = False
+    copy_slots: NonNegativeInt = 50  # distinct unknown tokens of a source that can be copied: of words or characters
     encoder: Encoder = RecurrentEncoder()
     decoder: Decoder = AttentionalDecoder()
+
+    @property
+    def num_copy_ids(self) -> int:
+        """Ids beyond the vocabulary: one a slot, and one that stands for nothing."""
+        return self.copy_slots + 1 if self.copying else 0
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -396,6 +404,18 @@ class Model(Table):
                     f"decoder.attention = \"{decoder.attention}\" needs encoder states as wide as the decoder's: set "
                     f"decoder.units to {encoder.output_units}, or use \"general\". Received: encoder "
                     f"{encoder.output_units} wide, decoder {decoder.units}")
+        if self.copying and decoder.kind == "recurrent":
+            raise ValueError(
+                "copying needs a decoder with attention: decoder.kind = \"attentional\" or \"transformer\". Received: "
+                "\"recurrent\"")
+        if self.copying and shortens(encoder):
+            raise ValueError(
+                "copying needs an encoder with a step for each source token: leave copying out, or \"subsampling\" and "
+                f"\"pyramidal\". Received: encoder.kind = \"{encoder.kind}\"")
+        if self.copying and encoder.kind == "parallel":
+            raise ValueError(
+                "copying needs one source, in whose order the decoder attends: leave copying out, or join the sources "
+                "in one encoder. Received: encoder.kind = \"parallel\"")
         bridge = getattr(decoder, "bridge", "zero")
         if bridge in ("copy", "dense") and encoder.state is None:
             raise ValueError(
@@ -430,6 +450,13 @@ def longest(table: Any) -> int | None:
         return min(limits, default=None)
     learned = table.kind == "convolutional" or getattr(table, "positions", None) == "learned"
     return table.max_positions if learned else None
+
+
+def shortens(table: Any) -> bool:
+    """Whether an encoder's memory has fewer steps than its source."""
+    if hasattr(table, "encoders"):
+        return any(map(shortens, table.encoders))
+    return table.kind in ("subsampling", "pyramidal")
 
 
 def reads_transformer(table: Any) -> bool:

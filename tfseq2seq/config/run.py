@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from tfseq2seq.config.audio import Audio, SpecAugment
-from tfseq2seq.config.model import Model, longest
+from tfseq2seq.config.model import Model, longest, shortens
 from tfseq2seq.config.table import NonNegative, PositiveInt, Rate, Table
 
 
@@ -96,6 +96,7 @@ class Train(Table):
     teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
     # Of the cross-entropy between data.alignments and the attention (Chen et al., 2016), beside the loss.
     guided_alignment_weight: NonNegative = 0.0
+    coverage_weight: NonNegative = 0.0  # of attention that falls where it fell before (See et al., 2017; 1 there)
     source_word_dropout: Rate = 0.0  # share of the source tokens that training replaces by the unknown one
     target_word_dropout: Rate = 0.0  # the same of the tokens that the decoder reads
     source_token_noise: Rate = 0.0  # share of the source tokens that it replaces by random ones
@@ -275,6 +276,10 @@ class Run(Table):
             raise ValueError(
                 "model.share_embeddings = \"" + self.model.share_embeddings + "\" needs data.share_tokenizer = true: "
                 "one table can only serve one vocabulary. Received: share_tokenizer = false")
+        if self.model.copying and not self.data.share_tokenizer:
+            raise ValueError(
+                "model.copying needs data.share_tokenizer = true: what is copied must be a token of the target. "
+                "Received: share_tokenizer = false")
         if (self.train.jit_compile and self.train.teacher_forcing_ratio < 1
                 and self.model.decoder.kind != "transformer"):
             raise ValueError(
@@ -284,6 +289,14 @@ class Run(Table):
                 f"\"{self.model.decoder.kind}\"")
         self._check_alignments()
         self._check_audio()
+        if self.train.coverage_weight and self.model.decoder.kind == "recurrent":
+            raise ValueError(
+                "train.coverage_weight needs a decoder with attention: \"attentional\" or \"transformer\". Received: "
+                f"coverage_weight={self.train.coverage_weight}, decoder.kind = \"recurrent\"")
+        if self.train.coverage_weight and self.train.teacher_forcing_ratio < 1:
+            raise ValueError(
+                "train.coverage_weight needs the true tokens, over whose steps attention is summed: set "
+                f"teacher_forcing_ratio = 1. Received: teacher_forcing_ratio={self.train.teacher_forcing_ratio}")
         if self.data.temperature != 1 and not self.data.sets:
             raise ValueError(
                 "data.temperature mixes data.sets: name several, or leave it out. Received: temperature = "
@@ -362,6 +375,12 @@ class Run(Table):
             raise ValueError(
                 "data.alignments and train.guided_alignment_weight belong together: set both or none. Received: "
                 f"alignments={self.data.alignments!r}, guided_alignment_weight={weight}")
+        positions = {"train.guided_alignment_weight": weight, "decode.replace_unknown": self.decode.replace_unknown}
+        for name, value in positions.items():
+            if value and shortens(self.model.encoder):
+                raise ValueError(
+                    f"{name} needs an encoder with a step for each source token, neither \"subsampling\" nor "
+                    f"\"pyramidal\". Received: encoder.kind = \"{self.model.encoder.kind}\"")
         if not weight:
             return
         if self.model.decoder.kind == "recurrent":

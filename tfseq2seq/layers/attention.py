@@ -25,6 +25,7 @@ class Attention(keras.layers.Layer):
         query: [B, T, D] float, decoder states.
         keys, values: from `project(memory)`, memory [B, S, E] float.
         mask: [B, S] bool, True on real steps.
+        previous: what `LocationAttention` alone reads.
     Returns:
         context [B, T, E] and weights [B, T, S] float32; each weights[b, t] sums to 1, and is 0 on padding
         unless the whole row is padding (then it is uniform, and the context the mean of the values).
@@ -45,7 +46,7 @@ class Attention(keras.layers.Layer):
         memory = tf.cast(memory, self.compute_dtype)
         return self.project_keys(memory), memory
 
-    def call(self, query, keys, values, mask):
+    def call(self, query, keys, values, mask, previous=None):
         return self.average(tf.cast(self.score(query, keys), tf.float32), values, mask)
 
     def average(self, scores, values, mask):
@@ -177,7 +178,7 @@ class LocationAttention(AdditiveAttention):
         self.convolution = self.add_weight(
             name="convolution", shape=(self.width, 1, self.filters), initializer="glorot_uniform")
 
-    def call(self, query, keys, values, mask, previous):
+    def call(self, query, keys, values, mask, previous=None):
         shape = tf.shape(previous)
         rows = tf.reshape(tf.cast(previous, keys.dtype), [-1, shape[2], 1])
         found = tf.nn.conv1d(rows, tf.convert_to_tensor(self.convolution), stride=1, padding="SAME")
@@ -212,7 +213,7 @@ class MultiHeadAttention(Attention):
         steps = RealSteps(tf.ones(tf.shape(memory)[:2], tf.bool), remove=False)
         return self.attention.project(steps.pack(tf.cast(memory, self.compute_dtype)), steps)
 
-    def call(self, query, keys, values, mask):
+    def call(self, query, keys, values, mask, previous=None):
         mixed, weights = self.attention.attend(self.attention.query(query), keys, values, padding_bias(mask))
         return self.attention.output(mixed), tf.reduce_mean(weights, 1)
 
