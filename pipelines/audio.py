@@ -114,14 +114,15 @@ class FrontEnd(tf.Module):
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "front-end.json").write_bytes(self.content())
 
-    def read(self, wav: tf.Tensor, max_length: int) -> tf.Tensor:
+    def read(self, wav: tf.Tensor, max_length: int) -> tuple[tf.Tensor, tf.Tensor]:
         """WAV files to the sources of a model.
 
         Args:
             wav: [N] string, N = 0 included, see `decode_wav`.
             max_length: frames, at least 1; what is longer is cut there.
         Returns:
-            [N, S, mel_bins + 1] float32, S the most frames of a row and at least 1; 0 on padding.
+            [N, S, mel_bins + 1] float32, S the most frames of a row and at least 1, 0 on padding; and [N] bool, whether
+            a row was cut.
         Raises:
             tf.errors.InvalidArgumentError: a string is no WAV file.
         """
@@ -131,7 +132,7 @@ class FrontEnd(tf.Module):
 
     def read_samples(
         self, samples: tf.Tensor, num_samples: tf.Tensor, sample_rate: tf.Tensor, max_length: int,
-    ) -> tf.Tensor:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """As `read`, of samples.
 
         Args:
@@ -212,7 +213,7 @@ class FrontEnd(tf.Module):
         mask = tf.sequence_mask(tf.minimum(frames, max_length), tf.shape(features)[1])
         features = self.normalize(features, mask)
         real = tf.cast(mask, tf.float32)[:, :, None]
-        return tf.concat([features * real, real], 2)
+        return tf.concat([features * real, real], 2), frames > max_length
 
 
 _ROW = tf.RaggedTensorSpec([None], tf.float32, ragged_rank=0)

@@ -277,18 +277,19 @@ def choose_shapes(source: np.ndarray, target: np.ndarray, num_shapes: int) -> np
     return chosen[np.diff([0, *held]) > 0]
 
 
-def inference_batches(lengths: np.ndarray, batch_tokens: int) -> list[list[int]]:
+def inference_batches(lengths: np.ndarray, batch_tokens: int, most_rows: int | None = None) -> list[list[int]]:
     """Groups rows of like length for decoding; every row is in one batch.
 
     Args:
         lengths: [N] int, tokens, end token included.
         batch_tokens: most padded tokens in a batch; a row that is longer has a batch of its own.
+        most_rows: in a batch; default as many as the tokens permit.
     Returns:
         Row numbers a batch, shortest first.
     """
     batches: list[list[int]] = []
     for row in np.argsort(lengths, kind="stable").tolist():
-        if not batches or (len(batches[-1]) + 1) * lengths[row] > batch_tokens:
+        if not batches or (len(batches[-1]) + 1) * lengths[row] > batch_tokens or len(batches[-1]) == most_rows:
             batches.append([])
         batches[-1].append(row)
     return batches

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 import gzip
 import json
 import os
@@ -127,7 +128,7 @@ def load_prepared(folder: Path) -> Prepared:
     source = (load_front_end if is_speech else load_tokenizer)(folder / "tokenizers" / "source")
     if isinstance(source, FrontEnd):
         frames = Frames(folder / "data" / FRAMES, source)
-    elif run.model.copying:
+    if run.model.copying:
         source = CopyingTokenizer(source, run.model.copy_slots)
     target = source if run.data.share_tokenizer else load_tokenizer(folder / "tokenizers" / "target")
     train, valid, test = (_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in Splits._fields)
@@ -141,7 +142,9 @@ def refuse_no_run(folder: Path) -> None:
         raise ConfigError(f"{folder}: holds no run (no config.json); make one with `tfseq2seq train RECIPE`.")
 
 
-def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: bool = False) -> Batches:
+def make_batches(
+    prepared: Prepared, pairs: Pairs, replicas: int, for_training: bool = False, progress: Progress = lambda *_: None,
+) -> Batches:
     """Batches of some pairs of a run.
 
     Args:
@@ -150,6 +153,7 @@ def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: 
         replicas: see `Batches`.
         for_training: whether weights, rates, subwords drawn anew and alignments are as the recipe says; else every
             pair comes once, as it is.
+        progress: told (stage, done, total) while subwords that are drawn anew are measured.
     Raises:
         DataError: no pair is within the recipe's lengths.
     """
@@ -165,7 +169,8 @@ def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: 
         if for_training and alpha:
             sampler = SubwordSampler(lines, getattr(prepared, f"{name}_tokenizer"), alpha)
             side = Side(getattr(encoded, f"{name}_ids"), getattr(encoded, f"{name}_offsets"))
-            sides[f"sampled_{name}"] = SampledSide(side, sampler, run.train.seed)
+            sides[f"sampled_{name}"] = SampledSide(
+                side, sampler, run.train.seed, functools.partial(progress, f"measuring {name} subwords"))
     return Batches(
         encoded, batch_tokens=data.batch_tokens, num_lengths=data.num_lengths, replicas=replicas,
         seed=run.train.seed, max_source_length=data.max_source_length, max_target_length=data.max_target_length,
@@ -222,7 +227,7 @@ def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer | FrontEnd, Tokeniz
     data = run.data
     if data.audio is not None:
         return front_end_of(data.audio), train_tokenizer(data.target_tokenizer, [target for _, target in splits.train])
-    tags = [each.source_tag for each in data.sets if each.source_tag is not None]
+    tags = [*(each.source_tag for each in data.sets if each.source_tag is not None), *find_task(run.task).symbols]
     sources = [source for line, _ in splits.train for source in split_sources(line, data.source_separator)]
     targets = [target for _, target in splits.train]
     if data.share_tokenizer:

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,12 @@ import tensorflow as tf
 from pipelines.alignments import align
 from pipelines.audio import FrontEnd
 from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, weight_of
-from pipelines.reading import Paths, find_split, read_lines, read_pairs, split_sources
+from pipelines.reading import find_split, read_lines, read_pairs, split_sources
 from pipelines.recordings import num_frames, read_manifest
+from pipelines.records import INDEX, read_splits
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
-from tfseq2seq.structures import EOS, PAD
+from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
 from tfseq2seq.tokenizers import Tokenizer
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 ENCODED_AT_ONCE = 16_384  # strings; bounds the memory of the ragged intermediates
-Read = Callable[[Paths], list[Pair]]  # the pairs of a file, or of several
 VALID_SHARE, MOST_VALID = 0.05, 2000  # held out of train where a data set brings no valid split
 
 logger = logging.getLogger(__name__)
@@ -47,9 +46,8 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     Raises:
         DataError: none or several of them are named, or what they name is missing or broken.
     """
-    read = read_manifest if data.audio is not None else functools.partial(read_pairs, separator=data.source_separator)
     if not data.sets:
-        splits, where = _load(data, "data", read, progress)
+        splits, where = _load(data, "data", data, progress)
         if data.alignments is not None:  # before pairs leave train, while line n is of pair n
             splits = splits._replace(train=align(splits.train, str(Path(data.alignments).expanduser())))
         return _with_valid(splits, where)
@@ -57,7 +55,7 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     if named:
         raise DataError(f"data.{named[0]} belongs into one of data.sets, where there are any. Received both.")
     loaded = [
-        _load(each, f"data.sets[{number}]", read, progress) for number, each in enumerate(data.sets)]
+        _load(each, f"data.sets[{number}]", data, progress) for number, each in enumerate(data.sets)]
     if not any(splits.valid for splits, _ in loaded):
         loaded = [(_with_valid(splits, where), where) for splits, where in loaded]
     tagged = [
@@ -72,7 +70,7 @@ def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
     return AnnotatedPair(tag + source, target, weight_of(pair) * of_set.weight, number)
 
 
-def _load(origin: Origin, key: str, read: Read, progress: Progress | None) -> tuple[Splits, str]:
+def _load(origin: Origin, key: str, data: Data, progress: Progress | None) -> tuple[Splits, str]:
     """The splits of one origin as they are, and where they are from."""
     named = [name for name in ("corpus", "folder", "train") if getattr(origin, name) is not None]
     if len(named) != 1:
@@ -87,8 +85,8 @@ def _load(origin: Origin, key: str, read: Read, progress: Progress | None) -> tu
     if origin.corpus is not None:
         return obtain(origin.corpus, origin.pair, progress), origin.corpus
     if origin.folder is not None:
-        return _load_folder(Path(origin.folder).expanduser(), read), origin.folder
-    return _load_files(origin.train, origin.valid, origin.test, read), f"{key}.train"
+        return _load_folder(Path(origin.folder).expanduser(), data), origin.folder
+    return _load_files(origin.train, origin.valid, origin.test, data), f"{key}.train"
 
 
 class SeveralSources(Tokenizer):
@@ -125,6 +123,9 @@ class SeveralSources(Tokenizer):
     def pieces(self, strings):
         return self._each(strings, self.of_one_source.pieces, "")
 
+    def labels(self, strings):
+        return self._each(strings, self.of_one_source.labels, SPECIAL_TOKENS[EOS])
+
     def _encode(self, strings):
         return self._each(strings, self.of_one_source.encode, EOS)
 
@@ -139,11 +140,13 @@ class SeveralSources(Tokenizer):
         return self.of_one_source.decode(ids)
 
 
-def read_source(strings: tf.Tensor, reader: Tokenizer | FrontEnd, max_length: int) -> tf.Tensor:
-    """Sources as a model reads them, in the graph: ids as `source_ids`, or features of WAV files as `FrontEnd.read`."""
+def read_source(
+    strings: tf.Tensor, reader: Tokenizer | FrontEnd, max_length: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sources as a model reads them, in the graph: as `source_ids`, or features of WAV files as `FrontEnd.read`."""
     if isinstance(reader, FrontEnd):
         return reader.read(strings, max_length)
-    return source_ids(strings, reader, max_length)[0]
+    return source_ids(strings, reader, max_length)
 
 
 def source_ids(
@@ -178,11 +181,13 @@ def encode_pairs(
 
     A recording has an id, PAD, for each frame but the last, which so stands for the end.
     """
-    sources, targets = (list(side) for side in zip(*(pair[:2] for pair in pairs), strict=True)) if pairs else ([], [])
+    lines = [source for source, _ in pairs]
     if isinstance(source_tokenizer, FrontEnd):
-        offsets = np.cumsum([0, *(num_frames(source_tokenizer, path) - 1 for path in sources)], dtype=np.int64)
-        return EncodedPairs(np.full(offsets[-1], PAD, np.int32), offsets, *_encode(targets, target_tokenizer))
-    return EncodedPairs(*_encode(sources, source_tokenizer), *_encode(targets, target_tokenizer, sources))
+        offsets = np.cumsum([0, *(num_frames(source_tokenizer, path) - 1 for path in lines)], dtype=np.int64)
+        sources = np.full(offsets[-1], PAD, np.int32), offsets
+    else:
+        sources = _encode(lines, source_tokenizer)
+    return EncodedPairs(*sources, *_encode([target for _, target in pairs], target_tokenizer, lines))
 
 
 def _encode(
@@ -200,16 +205,19 @@ def _encode(
     return np.concatenate(flat), np.cumsum(np.concatenate(lengths))
 
 
-def _load_folder(folder: Path, read: Read) -> Splits:
+def _load_folder(folder: Path, data: Data) -> Splits:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; data.folder needs one with train, valid and test files.")
+    if (folder / INDEX).exists():
+        return read_splits(folder, data.source_separator)
     train, valid, test = (find_split(folder, name) for name in Splits._fields)
     if train is None:
         raise DataError(f"{folder}: holds no train.tsv or train.jsonl (or .gz of it).")
-    return _load_files(train, valid, test, read)
+    return _load_files(train, valid, test, data)
 
 
-def _load_files(train, valid, test, read: Read) -> Splits:
+def _load_files(train, valid, test, data: Data) -> Splits:
+    read = read_manifest if data.audio is not None else functools.partial(read_pairs, separator=data.source_separator)
     return Splits(*([] if paths is None else read(_expanded(paths)) for paths in (train, valid, test)))
 
 

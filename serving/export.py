@@ -29,6 +29,7 @@ from serving.signatures import (
     SCORE,
     SERVING_DEFAULT,
     SIGNATURES,
+    TOKENIZE,
 )
 from tfseq2seq.files import sync_folder
 
@@ -91,7 +92,7 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         _next_version(folder, version)  # before the work, if it is to be refused
         temporary.mkdir()
-        inputs = _check_inputs(check_sources, check_targets, generator.decode, generator.empty_source)
+        inputs = _check_inputs(check_sources, check_targets, generator)
         progress("exporting", 0, 3)
         functions = _trace(generator, num_hypotheses)
         progress("exporting", 1, 3)
@@ -118,17 +119,22 @@ def _trace(generator: Any, num_hypotheses: int) -> dict[str, Any]:
     functions = {
         SERVING_DEFAULT: with_width(generator.beam), GREEDY: generator.greedy, BEAM: with_width(generator.beam_with),
         SAMPLE: with_width(generator.sample_with), ALTERNATIVES: with_width(generator.alternatives),
-        SCORE: generator.score}
+        SCORE: generator.score, TOKENIZE: generator.tokenize}
     found = {
         name: tf.function(functions[name]).get_concrete_function(**{
             each: tf.TensorSpec([None], dtype, name=each) for each, dtype in signature.inputs.items()})
-        for name, signature in SIGNATURES.items()}
+        for name, signature in SIGNATURES.items() if name not in _left_out(generator)}
     if generator.reads_speech:
         found[SAMPLES] = tf.function(with_width(generator.beam_of_samples)).get_concrete_function(
             samples=tf.TensorSpec([None, None], tf.float32, "samples"),
             num_samples=tf.TensorSpec([None], tf.int32, "num_samples"),
             sample_rate=tf.TensorSpec([None], tf.int32, "sample_rate"))
     return found
+
+
+def _left_out(generator: Any) -> tuple[str, ...]:
+    """Signatures that this model does not have: recordings have no tokens."""
+    return (TOKENIZE,) if generator.reads_speech else ()
 
 
 def _next_version(folder: Path, version: int | None) -> int:
@@ -156,22 +162,23 @@ def _publish(temporary: Path, folder: Path, version: int | None) -> Path:
 
 
 def _check_inputs(
-    sources: Sequence[str | bytes], targets: Sequence[str], decode: Any, empty_source: bytes,
+    sources: Sequence[str | bytes], targets: Sequence[str], generator: Any,
 ) -> dict[str, _Rows]:
     """Signature -> input -> rows. An empty line is asked as well: some user will send one."""
+    decode = generator.decode
     by_name: dict[str, Sequence[str | bytes]] = {"text": sources, "source": sources, "target": targets}
     if decode.max_length > LONGEST_CHARACTER and decode.max_length_ratio is None:  # a prefix may be too long for it
         by_name["prefix"] = [target[:1] for target in targets]
     encoded = {
         name: [line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line for line in [
-            *lines, empty_source if name in ("text", "source") else b""]]
+            *lines, generator.empty_source if name in ("text", "source") else b""]]
         for name, lines in by_name.items()}
     num_rows = len(sources) + 1
     return {
         name: {
             each: encoded[each] if each in encoded else _settings(SETTINGS.get(name, [{}]), each, dtype, num_rows)
             for each, dtype in signature.inputs.items()}
-        for name, signature in SIGNATURES.items()}
+        for name, signature in SIGNATURES.items() if name not in _left_out(generator)}
 
 
 def _settings(settings: list[dict[str, Any]], name: str, dtype: str, num_rows: int) -> list[Any]:

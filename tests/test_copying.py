@@ -140,9 +140,9 @@ def test_copying_needs_one_vocabulary_attention_and_one_source():
         Run(name="x", model={"copying": True})
     with pytest.raises(ValueError, match="decoder with attention"):
         Run(name="x", model={"copying": True, "decoder": {"kind": "recurrent"}}, **shared)
-    with pytest.raises(ValueError, match="needs one source"):
-        Run(name="x", model={
-            "copying": True, "encoder": {"kind": "parallel", "encoders": [{"kind": "recurrent"}] * 2}}, **shared)
+    for encoder in ({"kind": "parallel", "encoders": [{"kind": "recurrent"}] * 2}, {"kind": "pyramidal"}):
+        with pytest.raises(ValueError, match=f"needs one source of tokens and .* = \"{encoder['kind']}\""):
+            Run(name="x", model={"copying": True, "encoder": encoder}, **shared)
 
 
 RECIPE = """

@@ -1,11 +1,43 @@
-"""The coverage loss: attention that falls where it fell before costs something."""
+"""Coverage: attention that knows where it looked, and a loss where it falls twice."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.layers import twins
 from tests.test_guided_alignment import INPUTS, LABELS, REAL, WEIGHTS, assert_close, make_model
+from tfseq2seq.layers.attention import CoverageAttention
 from tfseq2seq.losses import coverage_loss
+
+
+def test_attention_is_the_papers_equations():
+    """Three steps of two sources, one after the other: weights by equation 11, coverage by equation 10."""
+    random = np.random.default_rng(1)
+    attention, mask = CoverageAttention(5), np.array([[True] * 4, [True, True, True, False]])
+    memory, queries = random.normal(size=[2, 4, 3]), random.normal(size=[2, 3, 5])
+    keys, values = attention.project(tf.constant(memory, tf.float32))
+    attended = attention.begin(tf.constant(mask))
+    attention(tf.constant(queries[:, :1], tf.float32), keys, values, mask, attended=attended[:, None])
+    twins.randomize(attention)
+    keys, values = attention.project(tf.constant(memory, tf.float32))
+    kernel, bias = (twins.array(each) for each in (
+        attention.coverage_projection.kernel, attention.coverage_projection.bias))
+    coverage = np.zeros([2, 4])
+    for t in range(3):
+        query = tf.constant(queries[:, t : t + 1], tf.float32)
+        _, weights = attention(query, keys, values, tf.constant(mask), attended=attended[:, None])
+        attended = attention.remember(attended, weights[:, 0])
+        for row, length in enumerate([4, 3]):
+            scores = [
+                np.tanh(
+                    queries[row, t] @ twins.array(attention.query_projection.kernel)
+                    + memory[row, s] @ twins.array(attention.key_projection.kernel)
+                    + coverage[row, s] * kernel[0] + bias) @ twins.array(attention.score_vector)
+                for s in range(length)]
+            expected = twins.softmax(np.array(scores))
+            np.testing.assert_allclose(weights[row, 0, :length], expected, atol=1e-5)
+            coverage[row, :length] += expected
+    np.testing.assert_allclose(attended, coverage, atol=1e-5)
 
 
 def test_the_loss_is_that_of_the_paper():

@@ -92,7 +92,7 @@ def find_for_run(run: Run, report: Report, memory: int | None = None, margin: fl
         everything = run.data.model_copy(update={"batch_tokens": 2**62})
         whole = make_batches(
             dataclasses.replace(prepared, run=run.model_copy(update={"data": everything})), prepared.train, replicas,
-            for_training=True)
+            for_training=True, progress=report)
         most = max(rows * max(shape) for rows, shape in zip(whole.rows, whole.shapes, strict=True))
         peaks: dict[int, int | None] = {}
 

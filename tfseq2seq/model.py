@@ -1,5 +1,6 @@
 """The model: embeddings around an encoder and a decoder, trained by `compile` and `fit`."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -16,6 +17,7 @@ from tfseq2seq.layers.conformer import ConformerStack
 from tfseq2seq.layers.copying import Copier, CopyMemory
 from tfseq2seq.layers.embedding import Embedding, FeatureProjection
 from tfseq2seq.layers.linear import Linear
+from tfseq2seq.layers.multihead import as_weights, weights_in_logarithms
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
@@ -81,7 +83,7 @@ class Seq2Seq(keras.Model):
             target_vocabulary_size - copies, name="output_layer", dtype=policy)
         self.copier = Copier(copies, name="copier", dtype=policy) if config.copying else None
         self.ctc_layer: Any = Linear(
-            target_vocabulary_size, name="ctc_layer", dtype=policy) if config.ctc else None
+            target_vocabulary_size - copies, name="ctc_layer", dtype=policy) if config.ctc else None
         self.perplexity = Perplexity(name="perplexity")
         self.token_accuracy = keras.metrics.Mean(name="token_accuracy")
         # Of the last training step, of the global batch, before clipping.
@@ -90,8 +92,8 @@ class Seq2Seq(keras.Model):
         self.noise = {}  # by "source" and "target", a `TokenNoise` of what is read there in training
         self.r_drop = 0.0  # weight of the divergence of two passes in training, see `symmetric_divergence`
         self.guided_alignment_weight = 0.0  # of the attention's loss, for batches with "alignment" [B, T, S]
-        self.ctc_weight = 0.0  # share of `ctc_loss` in training's loss
         self.coverage_weight = 0.0  # of attention's loss where it falls twice, see `coverage_loss`
+        self.ctc_weight = 0.0  # share of `ctc_loss` in training's loss
         self.distillation: Any = None  # a `Distillation`, whose teacher training learns from beside the references
         self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
         self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
@@ -250,7 +252,8 @@ class Seq2Seq(keras.Model):
             return self._logits(output if steps is None else steps.pack(output)), attention
         rows, shape = steps or RealSteps(tf.ones_like(target, tf.bool), remove=False), tf.shape(target)
         sources = tf.zeros_like(target) + tf.range(shape[0])[:, None]
-        output, embedded, weights, sources = (rows.pack(each) for each in (output, embedded, attention, sources))
+        output, embedded, weights, sources = (
+            rows.pack(each) for each in (output, embedded, as_weights(attention), sources))
         logits = self.copier(self._logits(output), output, embedded, weights, memory.copies, sources)
         if steps is None:
             logits = tf.ensure_shape(
@@ -327,20 +330,21 @@ class Seq2Seq(keras.Model):
         if copies > 1:
             inputs, labels, weights = tf.nest.map_structure(
                 lambda each: tf.concat([each] * copies, 0), (inputs, labels, weights / copies))
+        guided = self.guided_alignment_weight
         with tf.GradientTape() as tape:
             encoded = self.encode(inputs["source"], training=True) if self.ctc_weight else None
-            logits, real_labels, real_weights, attention = self._real_logits(
-                inputs, labels, weights, training=True, encoded=encoded)
+            with weights_in_logarithms() if guided else contextlib.nullcontext():
+                logits, real_labels, real_weights, attention = self._real_logits(
+                    inputs, labels, weights, training=True, encoded=encoded)
             loss = self._token_loss(real_labels, logits, real_weights, copies)
             if taught is not None:
                 loss = self.distillation.mix(loss, logits[0], taught, real_weights[0], copies)
             if copies > 1:
                 loss += 0.5 * self.r_drop * symmetric_divergence(logits[0], copies * real_weights[0])
-            if self.guided_alignment_weight:
-                apart = alignment_cross_entropy(attention, inputs["alignment"], weights)
-                loss += self.guided_alignment_weight * apart
+            if guided:
+                loss += guided * alignment_cross_entropy(attention, inputs["alignment"], weights)
             if self.coverage_weight:
-                loss += self.coverage_weight * coverage_loss(attention, weights)
+                loss += self.coverage_weight * coverage_loss(tf.exp(attention) if guided else attention, weights)
             if encoded is not None:
                 said = ctc_loss(tf.cast(self.ctc_layer(encoded.memory), tf.float32), encoded.mask, labels, weights)
                 loss = (1.0 - self.ctc_weight) * loss + self.ctc_weight * said
@@ -361,7 +365,8 @@ class Seq2Seq(keras.Model):
     def test_step(self, data):
         inputs, labels, weights = self.unpack(data)
         logits, labels, weights, _ = self._real_logits(inputs, labels, weights, training=False)
-        self._token_loss(labels, logits, weights)
+        # Batches of more tokens count more; training's steps count alike.
+        self._token_loss(labels, logits, weights, share=_sum_of_replicas(_count_tokens(labels)))
         return self.get_metrics_result()
 
     def unpack(self, data):
@@ -376,20 +381,20 @@ class Seq2Seq(keras.Model):
                 "Seq2Seq needs sample weights of [B, T], on each real token 1 / (real tokens of the global batch); "
                 f"leave them out to have them made. Received: shape {tuple(weights.shape)}.")
         if weights is None:
-            mask = tf.cast(labels != PAD, tf.float32)
-            count = tf.reduce_sum(mask)
-            if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-                count = tf.distribute.get_replica_context().all_reduce("sum", count)
-            weights = tf.math.divide_no_nan(mask, count)
+            count = _sum_of_replicas(_count_tokens(labels))
+            weights = tf.math.divide_no_nan(tf.cast(labels != PAD, tf.float32), count)
         return inputs, labels, weights
 
-    def _token_loss(self, labels, logits, weights, copies=1):
-        """This replica's share of the loss per token; the metrics count real tokens, once for all copies."""
+    def _token_loss(self, labels, logits, weights, copies=1, share=1.0):
+        """This replica's part of the loss per token; the other metrics count real tokens, once for all copies.
+
+        The weights of all parts of a batch sum to 1, so that the loss shown is that of the whole batch, of which
+        `share` says how much it counts among others.
+        """
         losses, nats, correct = self.loss.per_token(labels, logits)
-        loss = tf.reduce_sum(losses * weights)
+        loss, total = tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
+        self._loss_tracker.update_state(tf.math.divide_no_nan(loss, total), sample_weight=share * total)
         mask = tf.cast(labels != PAD, tf.float32) / copies
-        self._loss_tracker.update_state(
-            tf.math.divide_no_nan(loss, tf.reduce_sum(weights)), sample_weight=tf.reduce_sum(mask))
         for metric, values in ((self.perplexity, nats), (self.token_accuracy, correct)):
             # Flat: of more axes Keras would count the rows.
             metric.update_state(tf.reshape(values, [-1]), sample_weight=tf.reshape(mask, [-1]))
@@ -433,6 +438,16 @@ class Seq2Seq(keras.Model):
             **super().get_config(), "config": self.config.model_dump(),
             "source_vocabulary_size": self.source_vocabulary_size,
             "target_vocabulary_size": self.target_vocabulary_size}
+
+
+def _count_tokens(labels):
+    return tf.reduce_sum(tf.cast(labels != PAD, tf.float32))
+
+
+def _sum_of_replicas(value):
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return value
+    return tf.distribute.get_replica_context().all_reduce("sum", value)
 
 
 def _known(shape):

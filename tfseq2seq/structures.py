@@ -42,7 +42,7 @@ class RecurrentState(NamedTuple):
     Attributes:
         recurrent: nested tuple of [N, D] float tensors.
         feed: [N, D] float, the attentional vector fed to the next input, or ().
-        attended: [N, S] float32, weights on the source at the step before, where the attention reads them, or ().
+        attended: [N, S] float32, what the attention remembers of where it looked, or ().
     """
 
     recurrent: Any

@@ -16,6 +16,7 @@ from tfseq2seq import callbacks, checkpoints, watching
 from tfseq2seq.alarms import Alarms
 from tfseq2seq.averaging import MovingAverage
 from tfseq2seq.config import Run
+from tfseq2seq.console import progress_bar
 from tfseq2seq.distillation import load_distillation
 from tfseq2seq.distribution import Hosts, distribute, make_strategy
 from tfseq2seq.evaluation import TEACHER_FORCED, group_references, order_metrics
@@ -73,7 +74,9 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     hosts = Hosts(strategy)
     show = show if hosts.is_chief else Console(quiet=True)
     keras.utils.set_random_seed(settings.seed)
-    batches = make_batches(prepared, prepared.train, strategy.num_replicas_in_sync, for_training=True)
+    with progress_bar(show) as report:
+        batches = make_batches(
+            prepared, prepared.train, strategy.num_replicas_in_sync, for_training=True, progress=report)
     valid = make_batches(prepared, _spread(prepared.valid, settings.valid_lines), strategy.num_replicas_in_sync)
     feed = None
     if settings.data_service is not None:
@@ -195,8 +198,8 @@ def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2S
     model.teacher_forcing = TeacherForcing(
         settings.teacher_forcing_schedule, settings.teacher_forcing_ratio, settings.teacher_forcing_k)
     model.accumulation_steps, model.r_drop = settings.accumulation_steps, settings.r_drop
-    model.guided_alignment_weight = settings.guided_alignment_weight
-    model.coverage_weight, model.ctc_weight = settings.coverage_weight, settings.ctc_weight
+    model.guided_alignment_weight, model.ctc_weight = settings.guided_alignment_weight, settings.ctc_weight
+    model.coverage_weight = settings.coverage_weight
     for side, tokenizer in (("source", prepared.source_tokenizer), ("target", prepared.target_tokenizer)):
         word_dropout, token_noise = (getattr(settings, f"{side}_{name}") for name in ("word_dropout", "token_noise"))
         if word_dropout or token_noise:

@@ -81,6 +81,7 @@ DECODERS = {
     "attentional-scaled-dot-dense": {**ATTENTIONAL, "attention": "scaled_dot", "bridge": "dense"},
     "attentional-concat": {**ATTENTIONAL, "attention": "concat", "layers": 1},
     "attentional-location": {**ATTENTIONAL, "attention": "location", "location_width": 3},
+    "attentional-coverage": {**ATTENTIONAL, "attention": "coverage"},
     "attentional-location-input-feeding": {
         **ATTENTIONAL, "attention": "location", "location_width": 3, "input_feeding": True, "dropout": 0.1},
     "attentional-multi-head-input-feeding": {
@@ -133,7 +134,7 @@ PAIRS = [
     "sequence-of-three+attentional-concat",
     "parallel-with-states+transformer-rms-norm-gated-relative",
     "parallel-with-states+attentional-multi-head-input-feeding",
-    "recurrent+attentional-additive-gru-residual-layer-norm-pooled+copying",
+    "recurrent+attentional-coverage+copying",
     "transformer+transformer+all+copying",
 ]
 EACH_CASE = FEW_PAIRS + PAIRS[len(KIND_PAIRS) :]  # each encoder and each decoder at least once

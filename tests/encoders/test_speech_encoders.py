@@ -153,7 +153,7 @@ def test_location_attention_is_its_papers_equations():
     query, previous = RANDOM.normal(size=(3, 2, 4)), RANDOM.dirichlet(np.ones(7), size=(3, 2)) * MASK[:, None]
     arguments = [tf.constant(each, tf.float32) for each in (query, SOURCE)]
     keys, values = attention.project(arguments[1])
-    options = {"mask": tf.constant(MASK), "previous": tf.constant(previous, tf.float32)}
+    options = {"mask": tf.constant(MASK), "attended": tf.constant(previous, tf.float32)}
     attention(arguments[0], keys, values, **options)
     twins.randomize(attention)
     keys, values = attention.project(arguments[1])

@@ -309,7 +309,8 @@ class AttentionalDecoder(_RecurrentDecoder):
     family = "recurrent decoder"
     kind: Literal["attentional"] = "attentional"
     attention: Literal[
-        "additive", "normed_additive", "dot", "scaled_dot", "general", "concat", "multi_head", "location"] = "general"
+        "additive", "normed_additive", "dot", "scaled_dot", "general", "concat", "multi_head", "location",
+        "coverage"] = "general"
     heads: PositiveInt = 4  # of multi_head
     location_width: PositiveInt = 31  # of location: steps of the memory that a filter over the last weights sees, odd
     input_feeding: bool = False  # Luong et al., 2015, section 3.3; costs a loop over target steps
@@ -408,14 +409,12 @@ class Model(Table):
             raise ValueError(
                 "copying needs a decoder with attention: decoder.kind = \"attentional\" or \"transformer\". Received: "
                 "\"recurrent\"")
-        if self.copying and shortens(encoder):
+        shortening = next((kind for kind in kinds(encoder) if kind in ("parallel", "pyramidal", "subsampling")), None)
+        if self.copying and (shortening or self.source == "features"):
             raise ValueError(
-                "copying needs an encoder with a step for each source token: leave copying out, or \"subsampling\" and "
-                f"\"pyramidal\". Received: encoder.kind = \"{encoder.kind}\"")
-        if self.copying and encoder.kind == "parallel":
-            raise ValueError(
-                "copying needs one source, in whose order the decoder attends: leave copying out, or join the sources "
-                "in one encoder. Received: encoder.kind = \"parallel\"")
+                "copying needs one source of tokens and a step of the memory for each of them: leave it out, or use "
+                f"other encoders. Received: source = \"{self.source}\", encoder.kind = "
+                f"\"{shortening or encoder.kind}\"")
         bridge = getattr(decoder, "bridge", "zero")
         if bridge in ("copy", "dense") and encoder.state is None:
             raise ValueError(
@@ -443,6 +442,11 @@ class Model(Table):
         return self
 
 
+def kinds(table: Any) -> list[str]:
+    """The kinds of an encoder and of those within it."""
+    return [table.kind, *(kind for each in getattr(table, "encoders", []) for kind in kinds(each))]
+
+
 def longest(table: Any) -> int | None:
     """Most steps that an encoder or decoder can read: the least of its learned positions, or None."""
     if hasattr(table, "encoders"):
@@ -454,9 +458,7 @@ def longest(table: Any) -> int | None:
 
 def shortens(table: Any) -> bool:
     """Whether an encoder's memory has fewer steps than its source."""
-    if hasattr(table, "encoders"):
-        return any(map(shortens, table.encoders))
-    return table.kind in ("subsampling", "pyramidal")
+    return any(kind in ("subsampling", "pyramidal") for kind in kinds(table))
 
 
 def reads_transformer(table: Any) -> bool:

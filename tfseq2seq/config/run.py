@@ -288,7 +288,6 @@ class Run(Table):
                 f"teacher_forcing_ratio={self.train.teacher_forcing_ratio}, decoder.kind = "
                 f"\"{self.model.decoder.kind}\"")
         self._check_alignments()
-        self._check_audio()
         if self.train.coverage_weight and self.model.decoder.kind == "recurrent":
             raise ValueError(
                 "train.coverage_weight needs a decoder with attention: \"attentional\" or \"transformer\". Received: "
@@ -297,6 +296,7 @@ class Run(Table):
             raise ValueError(
                 "train.coverage_weight needs the true tokens, over whose steps attention is summed: set "
                 f"teacher_forcing_ratio = 1. Received: teacher_forcing_ratio={self.train.teacher_forcing_ratio}")
+        self._check_audio()
         if self.data.temperature != 1 and not self.data.sets:
             raise ValueError(
                 "data.temperature mixes data.sets: name several, or leave it out. Received: temperature = "

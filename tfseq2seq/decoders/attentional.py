@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfseq2seq.decoders.base import StackedDecoder
 from tfseq2seq.layers.attention import make_attention
+from tfseq2seq.layers.multihead import as_weights
 from tfseq2seq.structures import AttentionMemory, RecurrentState
 
 
@@ -16,7 +17,7 @@ class AttentionalDecoder(StackedDecoder):
 
     h[t] = RNN(x[t], h[t-1]), c[t] = attention(h[t], memory), a[t] = tanh(W_c [c[t]; h[t]])
     (Luong et al., 2015, arXiv:1508.04025, eq. 5). With input feeding the RNN reads [x[t]; a[t-1]]
-    (section 3.3), which chains the steps, as does an attention that reads its weights of the step before; without both
+    (section 3.3), which chains the steps, as does an attention that reads where it looked before; without both
     all steps are computed at once in training.
 
     Args:
@@ -60,9 +61,8 @@ class AttentionalDecoder(StackedDecoder):
         rows = tf.shape(encoded.memory)[0]
         feed = tf.zeros([rows, self.output_units], self.compute_dtype) if self.input_feeding else ()
         attended: Any = ()
-        if self.attention.reads_previous:  # as if all real steps had been looked at alike
-            real = tf.cast(encoded.mask, tf.float32)
-            attended = tf.math.divide_no_nan(real, tf.reduce_sum(real, 1, keepdims=True))
+        if self.attention.reads_attended:
+            attended = self.attention.begin(encoded.mask)
         state = RecurrentState(self.bridge(encoded.final_state, encoded.context), feed, attended)
         return AttentionMemory(keys, values, encoded.mask), state
 
@@ -89,22 +89,23 @@ class AttentionalDecoder(StackedDecoder):
         output = self.stack.finish(output, training, noises[-1])
         weights = tf.reshape(weights, [num_rows, tf.shape(weights)[-1]])
         attended: Any = ()
-        if self.attention.reads_previous:
-            attended = tf.ensure_shape(weights, state.attended.shape)
+        if self.attention.reads_attended:
+            attended = self.attention.remember(state.attended, as_weights(weights))
+            attended = tf.ensure_shape(attended, state.attended.shape)
         return output, RecurrentState(recurrent, output if self.input_feeding else (), attended), weights
 
     def call(self, inputs, state, memory, mask=None, training=False):
-        if self.input_feeding or self.attention.reads_previous:
+        if self.input_feeding or self.attention.reads_attended:
             return self._call_stepwise(inputs, state, memory, training)
         output, weights = self._attend(self.run(inputs, state.recurrent, training), memory, ())
         return self.stack.finish(output, training), weights
 
     def _attend(self, query, memory, attended):
-        """What is said of [B, T, units] queries; `attended` [B * T, S] are the weights before, where these are read."""
+        """What is said of [B, T, units] queries; `attended` [B * T, S] is what the attention remembers, or ()."""
         options = {}
-        if self.attention.reads_previous:
+        if self.attention.reads_attended:
             shape = tf.shape(query)
-            options["previous"] = tf.reshape(attended, [shape[0], shape[1], tf.shape(memory.mask)[1]])
+            options["attended"] = tf.reshape(attended, [shape[0], shape[1], tf.shape(memory.mask)[1]])
         context, weights = self.attention(query, memory.keys, memory.values, memory.mask, **options)
         return self.combine(tf.concat([context, query], -1)), weights  # [B, T, output_units]
 

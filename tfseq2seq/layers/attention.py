@@ -8,7 +8,7 @@ in training and the K hypotheses of one source in search, so nothing of the sour
 import keras
 import tensorflow as tf
 
-from tfseq2seq.layers.multihead import CrossAttention, padding_bias
+from tfseq2seq.layers.multihead import CrossAttention, attention_weights, mean_of_heads, padding_bias
 from tfseq2seq.layers.padding import RealSteps
 
 
@@ -25,7 +25,6 @@ class Attention(keras.layers.Layer):
         query: [B, T, D] float, decoder states.
         keys, values: from `project(memory)`, memory [B, S, E] float.
         mask: [B, S] bool, True on real steps.
-        previous: what `LocationAttention` alone reads.
     Returns:
         context [B, T, E] and weights [B, T, S] float32; each weights[b, t] sums to 1, and is 0 on padding
         unless the whole row is padding (then it is uniform, and the context the mean of the values).
@@ -33,7 +32,7 @@ class Attention(keras.layers.Layer):
         ValueError: `units` is below 1.
     """
 
-    reads_previous = False  # whether `call` takes the weights of the step before
+    reads_attended = False  # whether `call` takes where earlier steps looked
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
@@ -46,13 +45,13 @@ class Attention(keras.layers.Layer):
         memory = tf.cast(memory, self.compute_dtype)
         return self.project_keys(memory), memory
 
-    def call(self, query, keys, values, mask, previous=None):
+    def call(self, query, keys, values, mask, attended=None):
         return self.average(tf.cast(self.score(query, keys), tf.float32), values, mask)
 
     def average(self, scores, values, mask):
-        """The context, and the weights that scores [B, T, S] float32 give."""
-        weights = tf.nn.softmax(tf.where(mask[:, None], scores, scores.dtype.min))
-        return tf.matmul(tf.cast(weights, values.dtype), values), weights
+        """The context, and what `attention_weights` gives of scores [B, T, S] float32."""
+        weights, given = attention_weights(tf.where(mask[:, None], scores, scores.dtype.min))
+        return tf.matmul(tf.cast(weights, values.dtype), values), given
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
@@ -146,25 +145,53 @@ class NormedAdditiveAttention(AdditiveAttention):
         return tf.einsum("btsd,d->bts", hidden, tf.cast(vector, hidden.dtype))
 
 
-@keras.saving.register_keras_serializable("tfseq2seq")
-class LocationAttention(AdditiveAttention):
-    """score[t, s] = v . tanh(W_q query[t] + W_k values[s] + U f[t, s] + b), f[t] = F * weights[t - 1].
+class AttendedAttention(AdditiveAttention):
+    """score[t, s] = v . tanh(W_q query[t] + W_k values[s] + f[t, s]), f made of where earlier steps looked.
 
-    (Chorowski et al., 2015, arXiv:1506.07503, eq. 8 and 9.) The convolution F over the weights of the step before tells
-    each source step whether it, or one beside it, was looked at; before the first step all were alike.
+    A subclass says what is remembered of them, and what f is.
+
+    Args:
+        units: Width of the query, at least 1.
+    Call arguments:
+        attended: [B, T, S] float32, what is remembered before each query.
+        All others, and results: see `Attention`.
+    """
+
+    reads_attended = True
+
+    def begin(self, mask):
+        """What is remembered before the first step, [B, S] float32; mask is [B, S] bool, True on real steps."""
+        raise NotImplementedError
+
+    def remember(self, attended, weights):
+        """What is remembered after a step: of [N, S] float32 before it and its weights, the same."""
+        raise NotImplementedError
+
+    def describe(self, attended):
+        """f [B, T, S, units] of what is remembered [B, T, S]."""
+        raise NotImplementedError
+
+    def call(self, query, keys, values, mask, attended=None):
+        looked = self.describe(tf.cast(attended, keys.dtype))
+        hidden = tf.tanh(self.query_projection(query)[:, :, None] + keys[:, None] + looked)  # [B, T, S, units]
+        scores = tf.einsum("btsd,d->bts", hidden, tf.cast(self.score_vector, hidden.dtype))
+        return self.average(tf.cast(scores, tf.float32), values, mask)
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class LocationAttention(AttendedAttention):
+    """f[t] = U (F * weights[t - 1]) + b (Chorowski et al., 2015, arXiv:1506.07503, eq. 8 and 9).
+
+    The convolution F over the weights of the step before tells each source step whether it, or one beside it, was
+    looked at; before the first step all were alike.
 
     Args:
         units: Width of the query, at least 1.
         filters: Number of convolutions over the weights.
         width: Source steps that each sees, odd.
-    Call arguments:
-        previous: [B, T, S] float32, the weights before each query.
-        All others, and results: see `Attention`.
     Raises:
         ValueError: `width` is even.
     """
-
-    reads_previous = True
 
     def __init__(self, units, filters=10, width=31, **kwargs):
         super().__init__(units, **kwargs)
@@ -178,18 +205,46 @@ class LocationAttention(AdditiveAttention):
         self.convolution = self.add_weight(
             name="convolution", shape=(self.width, 1, self.filters), initializer="glorot_uniform")
 
-    def call(self, query, keys, values, mask, previous=None):
-        shape = tf.shape(previous)
-        rows = tf.reshape(tf.cast(previous, keys.dtype), [-1, shape[2], 1])
+    def begin(self, mask):
+        real = tf.cast(mask, tf.float32)
+        return tf.math.divide_no_nan(real, tf.reduce_sum(real, 1, keepdims=True))
+
+    def remember(self, attended, weights):
+        return weights
+
+    def describe(self, attended):
+        shape = tf.shape(attended)
+        rows = tf.reshape(attended, [-1, shape[2], 1])
         found = tf.nn.conv1d(rows, tf.convert_to_tensor(self.convolution), stride=1, padding="SAME")
         # Of no rows TensorFlow's convolution has a wrong width on processors with AVX-512.
-        location = self.location_projection(tf.reshape(found, [shape[0], shape[1], shape[2], self.filters]))
-        hidden = tf.tanh(self.query_projection(query)[:, :, None] + keys[:, None] + location)  # [B, T, S, units]
-        scores = tf.einsum("btsd,d->bts", hidden, tf.cast(self.score_vector, hidden.dtype))
-        return self.average(tf.cast(scores, tf.float32), values, mask)
+        return self.location_projection(tf.reshape(found, [shape[0], shape[1], shape[2], self.filters]))
 
     def get_config(self):
         return {**super().get_config(), "filters": self.filters, "width": self.width}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class CoverageAttention(AttendedAttention):
+    """f[t, s] = w_c c[t, s] + b, the coverage c[t] being the sum of the weights of all steps before t.
+
+    (See et al., 2017, arXiv:1704.04368, eq. 10 and 11.) With `train.coverage_weight` it learns not to look twice.
+
+    Args:
+        units: Width of the query, at least 1.
+    """
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.coverage_projection = keras.layers.Dense(units, dtype=self.dtype_policy)  # w_c, and b
+
+    def begin(self, mask):
+        return tf.zeros(tf.shape(mask))
+
+    def remember(self, attended, weights):
+        return attended + weights
+
+    def describe(self, attended):
+        return self.coverage_projection(attended[..., None])
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -213,9 +268,9 @@ class MultiHeadAttention(Attention):
         steps = RealSteps(tf.ones(tf.shape(memory)[:2], tf.bool), remove=False)
         return self.attention.project(steps.pack(tf.cast(memory, self.compute_dtype)), steps)
 
-    def call(self, query, keys, values, mask, previous=None):
+    def call(self, query, keys, values, mask, attended=None):
         mixed, weights = self.attention.attend(self.attention.query(query), keys, values, padding_bias(mask))
-        return self.attention.output(mixed), tf.reduce_mean(weights, 1)
+        return self.attention.output(mixed), mean_of_heads(weights)
 
     def get_config(self):
         return {**super().get_config(), "heads": self.heads}
@@ -230,6 +285,7 @@ ATTENTIONS = {
     "general": GeneralAttention,
     "multi_head": MultiHeadAttention,
     "location": LocationAttention,
+    "coverage": CoverageAttention,
 }
 
 

@@ -1,6 +1,7 @@
 """What all tokenizers share: the interface, cleaning, and files that are never half written."""
 
 import abc
+import functools
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from typing import Any, Protocol, Self
 import tensorflow as tf
 
 from tfseq2seq.structures import BOS, EOS, PAD
+from tfseq2seq.tokenizers.sampling import SPACE
 
 UNKNOWN_TEXT = "⁇"  # what an unknown token decodes to
 CLEAN_BATCH = 8192  # strings cleaned at once before training
@@ -121,6 +123,24 @@ class Tokenizer(tf.Module, abc.ABC):
         words.
         """
         return self.pieces(strings)
+
+    def labels(self, strings: tf.Tensor) -> tf.RaggedTensor:
+        """As `pieces`, for the eye: spaces as "▁", bytes as "<0x00>". No label is empty or holds a space."""
+        ids = self.encode(strings)
+        return ids.with_flat_values(self.names(ids.flat_values))
+
+    def names(self, ids: tf.Tensor) -> tf.Tensor:
+        """The tokens of ids [...] as labels of the same shape; special ones as "</s>"."""
+        return tf.gather(self._names_by_id, ids)
+
+    def names_beside(self, ids: tf.Tensor, copies: tf.Tensor | None) -> tf.Tensor:
+        """As `names`, of ids [N, ...] for sources whose `copies` are known."""
+        return self.names(ids)
+
+    @functools.cached_property
+    def _names_by_id(self) -> tf.Tensor:
+        with tf.init_scope():  # one tensor for all graphs
+            return tf.constant([name.replace(" ", SPACE) for name in self.vocabulary()])  # [V]
 
     def decode(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
         """Turns ids into strings.

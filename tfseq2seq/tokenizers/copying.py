@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tfseq2seq.structures import UNK
-from tfseq2seq.tokenizers.base import Tokenizer
+from tfseq2seq.tokenizers.base import SPACE, Tokenizer
 from tfseq2seq.tokenizers.simple import ListTokenizer
 
 
@@ -43,6 +43,14 @@ class CopyingTokenizer(Tokenizer):
 
     def surfaces(self, strings):
         return self.of_known.surfaces(strings)
+
+    def labels(self, strings):
+        return self.of_known.labels(strings)
+
+    def names_beside(self, ids, copies):
+        slot = ids - self.of_known.vocabulary_size
+        copied = tf.gather(tf.pad(copies, [[0, 0], [0, 1]]), tf.maximum(slot, 0), batch_dims=1)
+        return tf.where(slot < 0, self.names(ids), tf.strings.regex_replace(copied, " ", SPACE))
 
     def copies(self, sources):
         return self._number(sources)[1]
