@@ -121,7 +121,7 @@ def test_batches_hold_the_features_that_a_server_makes_of_the_files(run):
                 continue
             found[row] = source
             path, _ = prepared.valid[row]
-            expected = prepared.source_tokenizer.read(tf.constant([read_recording(path)]), 64).numpy()[0]
+            expected = prepared.source_tokenizer.read(tf.constant([read_recording(path)]), 64)[0].numpy()[0]
             np.testing.assert_allclose(source[: len(expected)], expected, atol=1e-5)
             np.testing.assert_array_equal(source[len(expected) :], 0.0)
             assert num_frames(prepared.source_tokenizer, path) == len(expected)
@@ -173,12 +173,15 @@ def test_a_recording_that_no_speed_fits_is_played_as_it_is(tmp_path):
 
 def test_the_run_answers_and_beats_its_baseline(run):
     from tfseq2seq import runs
+    from tfseq2seq.assessment import assess_run
 
     opened = runs.open_run(run)
-    scores = runs.evaluate_run(*opened, run, "test", None, lambda *_: None)
+    assessment = assess_run(*opened, run, "test", None, lambda *_: None)
+    scores = assessment.scores
     assert list(scores) == ["nearest recording", "tones"]
     assert list(scores["tones"]) == ["token_error_rate", "character_error_rate"]
     assert scores["tones"]["token_error_rate"].value < 50
+    assert [each.title for each in assessment.breakdowns()] == ["by length of the source", "by what training has seen"]
     source_tokens, target_tokens, weights = runs.best_generator(*opened, run).attention(opened[1].test[0][0])
     assert weights.shape == (len(target_tokens), len(source_tokens)) and source_tokens[0] == "0.00 s"
     np.testing.assert_allclose(weights.sum(1), 1.0, atol=1e-4)
