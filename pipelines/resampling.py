@@ -1,5 +1,7 @@
 """Samples of one rate to those of another, in the graph."""
 
+import math
+
 import tensorflow as tf
 
 _REACH = 10  # zero crossings of the filter on either side
@@ -32,7 +34,7 @@ def _resample(samples, rate, target_rate):
     most = tf.maximum(up, down)
     reach = _REACH * most
     times = tf.cast(tf.range(-reach, reach + 1), tf.float32) / tf.cast(most, tf.float32)
-    angles = 3.14159265358979 * times
+    angles = math.pi * times
     sinc = tf.where(times == 0, 1.0, tf.math.divide_no_nan(tf.sin(angles), angles))
     inside = 1.0 - tf.square(times / _REACH)
     kaiser = tf.math.bessel_i0(_BETA * tf.sqrt(tf.maximum(inside, 0.0)))

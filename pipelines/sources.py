@@ -18,6 +18,7 @@ from pipelines.fetching import TRUST, PackageFile, Unverified, WebFile, fetch
 from pipelines.held_out import side
 from pipelines.pairs import DataError, Pair, Progress, Splits
 from pipelines.reading import read_lines
+from pipelines.spoken_digits import read_spoken_digits
 
 # Letter in the file -> the translation it stands for; of those in the file, the ones in the public domain.
 TRANSLATIONS = {
@@ -261,6 +262,11 @@ CORPORA = {
     "tldr": Corpus(
         files=_always(WebFile(url="https://github.com/tldr-pages/tldr/archive/refs/tags/v2.3.zip")),
         read=read_tldr, license="tldr-pages, CC-BY 4.0."),
+    "fsdd": Corpus(
+        files=_always(WebFile(
+            url="https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip",
+            read_verifies=True)),
+        read=read_spoken_digits, license="Free Spoken Digit Dataset (Jackson et al., 2018), CC BY-SA 4.0."),
     "conll2018": Corpus(
         files=_conll2018_files, read=read_conll2018, example="german",
         license="CoNLL-SIGMORPHON 2018 shared task (Cotterell et al., 2018), from Wiktionary, CC-BY-SA."),

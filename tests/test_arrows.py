@@ -70,6 +70,7 @@ ARROWS = {
         "pipelines.audio",
         "pipelines.frames",
         "pipelines.recordings",
+        "pipelines.wav",
         "pipelines.batching",
     ],
     "tfseq2seq.model_search": ["tfseq2seq.model", "tfseq2seq.decoding.*", "tfseq2seq.structures"],

@@ -13,6 +13,7 @@ from pipelines.audio import FrontEnd
 from pipelines.batching import inference_batches
 from pipelines.recordings import num_frames, read_recording
 from pipelines.text import SeveralSources, read_source, source_ids
+from pipelines.wav import encode_wav
 from tfseq2seq.alignment import alignments, in_source_order, replace_unknown
 from tfseq2seq.decoding import combine, expected_utility
 from tfseq2seq.decoding.scoring import score_tokens
@@ -41,6 +42,9 @@ class Generator(tf.Module):
         max_source_length: Tokens, end token included; longer sources (and targets to score) are cut here.
         step: Training step of the weights.
         weights: Of several models, numbers above 0; default all alike.
+    Attributes:
+        reads_speech: whether sources are recordings.
+        empty_source: the bytes of a source without anything in it.
     """
 
     def __init__(self, model, source_tokenizer, target_tokenizer, decode, max_source_length, step=0, weights=None):
@@ -49,6 +53,8 @@ class Generator(tf.Module):
         self.model, self.weights = self.models[0], weights
         self.tokenizers = (source_tokenizer, target_tokenizer)
         self.decode, self.max_source_length, self.step = decode, max_source_length, step
+        self.reads_speech = isinstance(source_tokenizer, FrontEnd)
+        self.empty_source = encode_wav(np.zeros(0), source_tokenizer.audio.sample_rate) if self.reads_speech else b""
         self.options = SearchOptions(decode, target_tokenizer)
         self.traced_answer = tf.function(self.answer_in_graph, input_signature=[_TEXT])
 
@@ -198,7 +204,7 @@ class Generator(tf.Module):
             [N, H] string, as in `tokenize`, but of the answer; "truncated" [N] bool.
         """
         most = self.max_source_length
-        if isinstance(self.tokenizers[0], FrontEnd):
+        if self.reads_speech:
             most = self.model.encoder.num_steps(most)
         attention = _to_width(hypotheses.attention, most)
         return {
@@ -258,7 +264,7 @@ class Generator(tf.Module):
             The row numbers of each batch, shortest first; and how many lines `max_source_length` cuts.
         """
         reader = self.tokenizers[0]
-        if isinstance(reader, FrontEnd):
+        if self.reads_speech:
             lengths = np.array([num_frames(reader, path) for path in lines], np.int64)
         else:
             lengths = reader.encode(tf.constant(lines, tf.string, shape=[len(lines)])).row_lengths().numpy() + 1
@@ -275,7 +281,7 @@ class Generator(tf.Module):
 
     def load(self, lines: list[str]) -> tf.Tensor:
         """[N] strings as the graph takes them: the lines, or of speech the files that they name. Raises DataError."""
-        if isinstance(self.tokenizers[0], FrontEnd):
+        if self.reads_speech:
             return tf.constant([read_recording(path) for path in lines], tf.string, shape=[len(lines)])
         return tf.constant(lines, tf.string, shape=[len(lines)])
 
@@ -292,7 +298,7 @@ class Generator(tf.Module):
             held = [text.decode("utf-8", "replace") for text in copies[0].numpy()]
             vocabularies = [names[: -len(held) - 1] + [*held, ""] for names in vocabularies]
         num_read = found.attention.shape[3]  # of several sources those beyond the last encoder are not
-        if isinstance(self.tokenizers[0], FrontEnd):  # where each step of the memory begins
+        if self.reads_speech:  # where each step of the memory begins
             seconds = self.tokenizers[0].audio.hop * source.shape[1] / max(1, num_read)
             source_tokens = [f"{i * seconds:.2f} s" for i in range(num_read)]
         else:

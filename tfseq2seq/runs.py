@@ -203,7 +203,8 @@ def export_run(
     scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return export(
         generator, output, version, config_json=run.model_dump_json(indent=2),
-        check_sources=[source for source, _ in pairs], check_targets=[target for _, target in pairs],
+        check_sources=generator.load([source for source, _ in pairs]).numpy().tolist(),
+        check_targets=[target for _, target in pairs],
         num_hypotheses=run.export.num_hypotheses, progress=report,
         scores=scores if scores.get("step") == generator.step else None)  # else they are another checkpoint's
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipelines.audio import FrontEnd
 from pipelines.pairs import Pair
-from pipelines.recordings import read_recording
+from pipelines.recordings import measure_recording, read_recording
 from pipelines.tasks.base import Task
 from tfseq2seq.config import Audio
 
@@ -48,9 +48,10 @@ def _places(front_end: FrontEnd, paths: Sequence[str]) -> np.ndarray:
     return np.array(found)
 
 
-def _nothing(path: str) -> int:
-    """Of how long a recording is its path says nothing."""
-    return 0
+def _tenths(path: str) -> int:
+    """How long a recording is, in tenths of a second."""
+    num_samples, rate = measure_recording(path)
+    return round(10 * num_samples / rate)
 
 
 SPEECH = Task(
@@ -58,7 +59,7 @@ SPEECH = Task(
     metrics=("token_error_rate", "character_error_rate"),
     multiple_references=False,
     max_ratio=float("inf"),
-    measure_source=_nothing,
+    measure_source=_tenths,
     measure_target=len,  # characters
     baseline=nearest_recording,
     baseline_name="nearest recording",

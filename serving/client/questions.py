@@ -115,8 +115,8 @@ def predict(
     Each option is one value for all texts, or one a text; None, for all or for a text, is as exported.
 
     Args:
-        texts: [N] source texts; none at all gives [] without asking the server, since TensorFlow Serving
-            with batching never answers a request of 0 rows.
+        texts: [N] source texts, or of speech the bytes of WAV files; none at all gives [] without asking the server,
+            since TensorFlow Serving with batching never answers a request of 0 rows.
         signature: one with input "text" and outputs "text" and "score". Default: serving_default without
             options, else beam, which tells more of an answer and costs a little more.
         length_penalty: alpha, at least 0.
@@ -232,9 +232,9 @@ def _pairs(
     return Question(SCORE, {"source": sources, "target": targets}, _SCORE_OUTPUTS, answer)
 
 
-def _encode(name: str, strings: Sequence[str]) -> list[bytes]:
+def _encode(name: str, strings: Sequence[str | bytes]) -> list[bytes]:
     if isinstance(strings, str | bytes):
         raise ValueError(
             f"Client needs a list of strings as {name!r}; for one pass [text]. Received: {strings[:40]!r}.")
     # A lone surrogate is no valid UTF-8; the model cleans it, as it does in training.
-    return [string.encode("utf-8", "surrogatepass") for string in strings]
+    return [string if isinstance(string, bytes) else string.encode("utf-8", "surrogatepass") for string in strings]

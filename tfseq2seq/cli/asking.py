@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tfseq2seq.console import progress_bar, show
+from tfseq2seq.quiet import import_tensorflow
 
 CONNECTION, SECURITY, SEARCH, LOAD = "Connection", "Security", "What is asked for", "Load"
 SIGNATURE_HELP = (
@@ -38,6 +39,7 @@ ServerNameOption = Annotated[str | None, typer.Option(
 TokenOption = Annotated[str | None, typer.Option(
     "--token", envvar="TFSEQ2SEQ_TOKEN", show_envvar=True, help="Bearer token; better given by the variable, which no "
     "list of processes shows.", rich_help_panel=SECURITY)]
+RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")  # what a name ends in whose file is sent whole
 
 
 def _tls(tls: bool, ca_file: Path | None, certificate: Path | None, key: Path | None, server_name: str | None) -> Any:
@@ -50,7 +52,9 @@ def _tls(tls: bool, ca_file: Path | None, certificate: Path | None, key: Path | 
 
 def request(
     texts: Annotated[list[str] | None, typer.Argument(help="Strings to send; default: standard input's lines.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Send the lines of this file.")] = None,
+    file: Annotated[Path | None, typer.Option(
+        "--file", "-f", help="Send the lines of this file; or, of speech, this recording (.wav, .flac, .ogg, .mp3).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all that is told, an object a text.")] = False,
     address: Annotated[str, typer.Option(help=ADDRESS_HELP, rich_help_panel=CONNECTION)] = "127.0.0.1:8500",
     rest: RestOption = False,
@@ -105,12 +109,20 @@ def request(
     asked = {name: value for name, value in asked.items() if value is not None and value != []}
     signature = signature or (BEAM if asked else SERVING_DEFAULT)
     _check_request(signature, asked)
-    lines = _lines(texts, file)
+    lines: list[str]
+    sent: list[Any]
+    if file and file.suffix.lower() in RECORDINGS:
+        import_tensorflow()
+        from pipelines.recordings import read_recording
+
+        lines, sent = [str(file)], [read_recording(file)]
+    else:
+        lines = sent = _lines(texts, file)
     with connect(
         address, rest=rest, model=model_name, timeout=timeout, version=model_version, label=label,
         retry=Retry(tries=tries), tls=_tls(tls, ca_file, certificate, key, server_name), token=token,
     ) as client:
-        _answer(client, signature, lines, list(target or []), asked, as_json)
+        _answer(client, signature, lines, sent, list(target or []), asked, as_json)
 
 
 def _lines(texts: list[str] | None, file: Path | None) -> list[str]:
@@ -133,27 +145,28 @@ def _check_request(signature: str, asked: dict[str, Any]) -> None:
 
 
 def _answer(
-    client: Any, signature: str, lines: list[str], targets: list[str], asked: dict[str, Any], as_json: bool
+    client: Any, signature: str, lines: list[str], sent: list[Any], targets: list[str], asked: dict[str, Any],
+    as_json: bool,
 ) -> None:
-    """Asks, and prints the answers."""
+    """Asks for what is sent, and prints the answers, each beside its line."""
     from serving.signatures import SCORE, TOKENIZE
 
     if signature == SCORE:
         if len(targets) != len(lines):
             raise typer.BadParameter(
                 f"score needs one --target a text. Received: {len(lines)} texts, {len(targets)} targets.")
-        for pair, each in zip(zip(lines, targets, strict=True), client.score_tokens(lines, targets), strict=True):
+        for pair, each in zip(zip(lines, targets, strict=True), client.score_tokens(sent, targets), strict=True):
             report = {"source": pair[0], "target": pair[1], "token_log_probabilities": each}
             print(_as_json(report | {"log_probability": sum(each)}) if as_json else f"{sum(each):.4f}\t{pair[0]}")
     elif signature == TOKENIZE:
-        for text, tokens in zip(lines, client.tokenize(lines), strict=True):
+        for text, tokens in zip(lines, client.tokenize(sent), strict=True):
             print(_as_json({"text": text, **tokens._asdict()}) if as_json else f"{text}\t{' '.join(tokens.tokens)}")
     else:
-        for text, row in zip(lines, _hypotheses(client, signature, lines, asked), strict=True):
+        for text, row in zip(lines, _hypotheses(client, signature, sent, asked), strict=True):
             _print_row(text, row, as_json)
 
 
-def _hypotheses(client: Any, signature: str, lines: list[str], asked: dict[str, Any]) -> list[list[Any]]:
+def _hypotheses(client: Any, signature: str, lines: list[Any], asked: dict[str, Any]) -> list[list[Any]]:
     from serving.signatures import ALTERNATIVES, SAMPLE
 
     if signature == SAMPLE:

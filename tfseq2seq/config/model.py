@@ -455,6 +455,11 @@ def longest(table: Any) -> int | None:
     return table.max_positions if learned else None
 
 
+def shortens(table: Any) -> bool:
+    """Whether an encoder's memory has fewer steps than its source."""
+    return any(kind in ("subsampling", "pyramidal") for kind in kinds(table))
+
+
 def reads_transformer(table: Any) -> bool:
     """Whether a Transformer reads the embeddings of an encoder's or decoder's side."""
     if table.kind == "sequence":

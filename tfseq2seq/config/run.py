@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from tfseq2seq.config.audio import Audio, SpecAugment
-from tfseq2seq.config.model import Model, longest
+from tfseq2seq.config.model import Model, longest, shortens
 from tfseq2seq.config.table import NonNegative, PositiveInt, Rate, Table
 
 
@@ -375,6 +375,12 @@ class Run(Table):
             raise ValueError(
                 "data.alignments and train.guided_alignment_weight belong together: set both or none. Received: "
                 f"alignments={self.data.alignments!r}, guided_alignment_weight={weight}")
+        positions = {"train.guided_alignment_weight": weight, "decode.replace_unknown": self.decode.replace_unknown}
+        for name, value in positions.items():
+            if value and shortens(self.model.encoder):
+                raise ValueError(
+                    f"{name} needs an encoder with a step for each source token, neither \"subsampling\" nor "
+                    f"\"pyramidal\". Received: encoder.kind = \"{self.model.encoder.kind}\"")
         if not weight:
             return
         if self.model.decoder.kind == "recurrent":
