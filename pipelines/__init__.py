@@ -5,6 +5,7 @@ In the order of the data:
     text      reads pairs of local files (`reading` is how), and turns strings into ids
     checking  says what is wrong with the pairs, and takes the broken ones out
     prepare   keeps the filtered pairs and the tokenizers in the run's folder
+    records   keeps pairs and their ids in shards with an index; `beam_corpus` writes them, on Apache Beam
     batching  few padded shapes, batches by a budget of tokens, in an order that can be resumed
     tasks     what differs between translation, pronunciation, ...: metrics, baseline, limits
 """

@@ -53,7 +53,10 @@ ARROWS = {
     "tfseq2seq.fit_functions": [],
     "tfseq2seq.losses": ["tfseq2seq.structures", "tfseq2seq.config.*"],
     "tfseq2seq.optimization": ["tfseq2seq.structures", "tfseq2seq.config.*"],
-    "tfseq2seq.evaluation": ["tfseq2seq.structures", "tfseq2seq.config.*"],
+    "tfseq2seq.syntax": [],
+    "tfseq2seq.likeness": [],
+    "tfseq2seq.evaluation": [
+        "tfseq2seq.structures", "tfseq2seq.config.*", "tfseq2seq.likeness", "tfseq2seq.syntax"],
     "tfseq2seq.decoding.*": ["tfseq2seq.structures"],  # it gets a step function, never the model
     # Joins model, tokenizers and search: strings in, strings out, the same graph in training and export.
     "tfseq2seq.generation": [
@@ -64,6 +67,9 @@ ARROWS = {
         "tfseq2seq.options",
         "tfseq2seq.alignment",
         "pipelines.text",
+        "pipelines.audio",
+        "pipelines.frames",
+        "pipelines.recordings",
         "pipelines.batching",
     ],
     "tfseq2seq.model_search": ["tfseq2seq.model", "tfseq2seq.decoding.*", "tfseq2seq.structures"],
@@ -96,6 +102,7 @@ ARROWS = {
         *LIBRARY,
         "tfseq2seq.generation",
         "tfseq2seq.callbacks",
+        "tfseq2seq.console",
         "tfseq2seq.averaging",
         "tfseq2seq.noise",
         "tfseq2seq.starting",
@@ -148,9 +155,27 @@ ARROWS = {
         "serving.servables",
         "serving.signatures",
     ],
+    # Lines in, answers out, as `tfseq2seq.prediction` writes them.
+    "serving.bulk": [
+        "serving.folders",
+        "serving.servables",
+        "serving.signatures",
+        "tfseq2seq.generation",
+        "tfseq2seq.output",
+        "pipelines.batching",
+        "pipelines.beam_files",
+    ],
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
+    "tfseq2seq.perplexity": [],
+    "tfseq2seq.breakdown": ["tfseq2seq.evaluation", "tfseq2seq.likeness"],
+    "tfseq2seq.assessment": ["tfseq2seq.*", "pipelines.*"],
+    "tfseq2seq.charts": [],
+    "tfseq2seq.report": [
+        "tfseq2seq", "tfseq2seq.assessment", "tfseq2seq.breakdown", "tfseq2seq.charts", "tfseq2seq.evaluation",
+        "tfseq2seq.plots", "tfseq2seq.significance"],
+    "tfseq2seq.chat": ["tfseq2seq.*", "pipelines.*", "serving.client"],
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
     "tfseq2seq.largest_batch": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.sequence_distillation": ["tfseq2seq.*", "pipelines.*"],

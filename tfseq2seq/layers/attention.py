@@ -8,7 +8,7 @@ in training and the K hypotheses of one source in search, so nothing of the sour
 import keras
 import tensorflow as tf
 
-from tfseq2seq.layers.multihead import CrossAttention, padding_bias
+from tfseq2seq.layers.multihead import CrossAttention, attention_weights, mean_of_heads, padding_bias
 from tfseq2seq.layers.padding import RealSteps
 
 
@@ -32,6 +32,8 @@ class Attention(keras.layers.Layer):
         ValueError: `units` is below 1.
     """
 
+    reads_previous = False  # whether `call` takes the weights of the step before
+
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
         if units < 1:
@@ -43,10 +45,13 @@ class Attention(keras.layers.Layer):
         memory = tf.cast(memory, self.compute_dtype)
         return self.project_keys(memory), memory
 
-    def call(self, query, keys, values, mask):
-        scores = tf.cast(self.score(query, keys), tf.float32)  # [B, T, S]
-        weights = tf.nn.softmax(tf.where(mask[:, None], scores, scores.dtype.min))
-        return tf.matmul(tf.cast(weights, values.dtype), values), weights
+    def call(self, query, keys, values, mask, previous=None):
+        return self.average(tf.cast(self.score(query, keys), tf.float32), values, mask)
+
+    def average(self, scores, values, mask):
+        """The context, and what `attention_weights` gives of scores [B, T, S] float32."""
+        weights, given = attention_weights(tf.where(mask[:, None], scores, scores.dtype.min))
+        return tf.matmul(tf.cast(weights, values.dtype), values), given
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
@@ -141,6 +146,52 @@ class NormedAdditiveAttention(AdditiveAttention):
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
+class LocationAttention(AdditiveAttention):
+    """score[t, s] = v . tanh(W_q query[t] + W_k values[s] + U f[t, s] + b), f[t] = F * weights[t - 1].
+
+    (Chorowski et al., 2015, arXiv:1506.07503, eq. 8 and 9.) The convolution F over the weights of the step before tells
+    each source step whether it, or one beside it, was looked at; before the first step all were alike.
+
+    Args:
+        units: Width of the query, at least 1.
+        filters: Number of convolutions over the weights.
+        width: Source steps that each sees, odd.
+    Call arguments:
+        previous: [B, T, S] float32, the weights before each query.
+        All others, and results: see `Attention`.
+    Raises:
+        ValueError: `width` is even.
+    """
+
+    reads_previous = True
+
+    def __init__(self, units, filters=10, width=31, **kwargs):
+        super().__init__(units, **kwargs)
+        if width % 2 == 0:
+            raise ValueError(f"LocationAttention needs an odd width, with a middle. Received: width={width}.")
+        self.filters, self.width = filters, width
+        self.location_projection = keras.layers.Dense(units, dtype=self.dtype_policy)  # U, and b
+
+    def build(self, query_shape, keys_shape, values_shape):
+        super().build(query_shape, keys_shape, values_shape)
+        self.convolution = self.add_weight(
+            name="convolution", shape=(self.width, 1, self.filters), initializer="glorot_uniform")
+
+    def call(self, query, keys, values, mask, previous=None):
+        shape = tf.shape(previous)
+        rows = tf.reshape(tf.cast(previous, keys.dtype), [-1, shape[2], 1])
+        found = tf.nn.conv1d(rows, tf.convert_to_tensor(self.convolution), stride=1, padding="SAME")
+        # Of no rows TensorFlow's convolution has a wrong width on processors with AVX-512.
+        location = self.location_projection(tf.reshape(found, [shape[0], shape[1], shape[2], self.filters]))
+        hidden = tf.tanh(self.query_projection(query)[:, :, None] + keys[:, None] + location)  # [B, T, S, units]
+        scores = tf.einsum("btsd,d->bts", hidden, tf.cast(self.score_vector, hidden.dtype))
+        return self.average(tf.cast(scores, tf.float32), values, mask)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters, "width": self.width}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
 class MultiHeadAttention(Attention):
     """Several scaled dot attentions side by side, with projections of their own (Vaswani et al., 2017, 3.2.2).
 
@@ -161,9 +212,9 @@ class MultiHeadAttention(Attention):
         steps = RealSteps(tf.ones(tf.shape(memory)[:2], tf.bool), remove=False)
         return self.attention.project(steps.pack(tf.cast(memory, self.compute_dtype)), steps)
 
-    def call(self, query, keys, values, mask):
+    def call(self, query, keys, values, mask, previous=None):
         mixed, weights = self.attention.attend(self.attention.query(query), keys, values, padding_bias(mask))
-        return self.attention.output(mixed), tf.reduce_mean(weights, 1)
+        return self.attention.output(mixed), mean_of_heads(weights)
 
     def get_config(self):
         return {**super().get_config(), "heads": self.heads}
@@ -177,10 +228,11 @@ ATTENTIONS = {
     "scaled_dot": ScaledDotAttention,
     "general": GeneralAttention,
     "multi_head": MultiHeadAttention,
+    "location": LocationAttention,
 }
 
 
-def make_attention(kind, units, heads=4, **kwargs):
-    """The attention of a name; only "multi_head" has several heads."""
-    options = {"heads": heads} if kind == "multi_head" else {}
+def make_attention(kind, units, heads=4, location_width=31, **kwargs):
+    """The attention of a name; only "multi_head" has several heads, only "location" a width."""
+    options = {"multi_head": {"heads": heads}, "location": {"width": location_width}}.get(kind, {})
     return ATTENTIONS[kind](units, **options, **kwargs)
