@@ -40,7 +40,7 @@ def client(server):
 @pytest.fixture(scope="session")
 def addresses(server):
     """Of the server, for each kind of client."""
-    return {kind: server.url if kind.startswith("rest") else server.address for kind in CLIENTS}
+    return {kind: server.rest_address if kind.startswith("rest") else server.address for kind in CLIENTS}
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def site(server):
     """Where the page is served from, under Content-Security-Policy "default-src 'self'"."""
-    return server.url
+    return server.rest_address
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_the_default_signature_is_asked_where_nothing_is_asked_for(request_):
 def test_the_rest_api_answers_the_same(command, request_, server):
     expected = request_("one", "--json", "--signature", "beam")
     assert expected[0] == 0
-    for address in (["--address", server.url], ["--rest", "--address", server.url.removeprefix("http://")]):
+    for address in (["--address", server.rest_address], ["--rest", "--address", server.rest_address.removeprefix("http://")]):
         assert command("request", "one", "--json", "--signature", "beam", *address)[:2] == expected[:2]
 
 
