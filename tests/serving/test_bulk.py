@@ -151,6 +151,7 @@ def test_four_threads_write_the_same(exported, corpus, tmp_path):
     assert contents(tmp_path / "1") == contents(tmp_path / "4")
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_predict(tiny_run, tmp_path, monkeypatch):
     run, prepared = runs.open_run(tiny_run)
     runs.export_run(run, prepared, tiny_run, tmp_path / "export", None, lambda *_: None)
