@@ -7,6 +7,8 @@ from pipelines.reading import find_split
 from pipelines.sources import find_corpus
 from tfseq2seq.config import Data, Origin
 
+INDEX = "index.json"  # of a folder that `prepare-corpus` made
+
 
 def check_origins(data: Data) -> None:
     """Raises DataError where a recipe's `[data]` names no pairs or several, or what it names is not there."""
@@ -53,10 +55,12 @@ def _check_origin(origin: Origin, key: str) -> None:
     if stray:
         raise DataError(f"{key}.{stray[0]} has no meaning beside {key}.{named[0]}; leave it out.")
     if origin.corpus is not None:
-        find_corpus(origin.corpus).check_pair(origin.pair)
+        find_corpus(origin.corpus, origin.pair)
         return
     if origin.folder is not None:
         folder = expanded(origin.folder)
+        if (folder / INDEX).exists():
+            return
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; data.folder needs one with train, valid and test files.")
         if files_of(origin)[0] is None:

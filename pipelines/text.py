@@ -3,6 +3,7 @@
 `source_ids` runs in the graph: training's evaluation and the SavedModel share it.
 """
 
+import functools
 import hashlib
 import itertools
 import logging
@@ -11,12 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.alignments import align
-from pipelines.origins import check_origins, expanded, files_of, origins_of
+from pipelines.audio import FrontEnd
+from pipelines.origins import INDEX, check_origins, expanded, files_of, origins_of
 from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, weight_of
 from pipelines.reading import read_lines, read_pairs, split_sources
+from pipelines.recordings import num_frames, read_manifest
+from pipelines.records import read_splits
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
-from tfseq2seq.structures import EOS, PAD
+from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
 from tfseq2seq.tokenizers import Tokenizer
 
 __all__ = [
@@ -43,7 +47,7 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
         DataError: none or several of them are named, or what they name is missing or broken.
     """
     check_origins(data)
-    loaded = [_load(origin, key, data.source_separator, progress) for origin, key in origins_of(data)]
+    loaded = [_load(origin, key, data, progress) for origin, key in origins_of(data)]
     if not data.sets:
         ((splits, where),) = loaded
         if data.alignments is not None:  # before pairs leave train, while line n is of pair n
@@ -63,12 +67,15 @@ def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
     return AnnotatedPair(tag + source, target, weight_of(pair) * of_set.weight, number)
 
 
-def _load(origin: Origin, key: str, separator: str | None, progress: Progress | None) -> tuple[Splits, str]:
+def _load(origin: Origin, key: str, data: Data, progress: Progress | None) -> tuple[Splits, str]:
     """The splits of one origin as they are, and where they are from."""
     if origin.corpus is not None:
         return obtain(origin.corpus, origin.pair, progress), origin.corpus
-    read = [[] if paths is None else read_pairs(list(map(str, paths)), separator) for paths in files_of(origin)]
-    return Splits(*read), origin.folder or f"{key}.train"
+    if origin.folder is not None and (expanded(origin.folder) / INDEX).exists():
+        return read_splits(expanded(origin.folder), data.source_separator), origin.folder
+    read = read_manifest if data.audio is not None else functools.partial(read_pairs, separator=data.source_separator)
+    splits = Splits(*([] if paths is None else read(list(map(str, paths))) for paths in files_of(origin)))
+    return splits, origin.folder or f"{key}.train"
 
 
 class SeveralSources(Tokenizer):
@@ -105,6 +112,9 @@ class SeveralSources(Tokenizer):
     def pieces(self, strings):
         return self._each(strings, self.of_one_source.pieces, "")
 
+    def labels(self, strings):
+        return self._each(strings, self.of_one_source.labels, SPECIAL_TOKENS[EOS])
+
     def _encode(self, strings):
         return self._each(strings, self.of_one_source.encode, EOS)
 
@@ -119,7 +129,18 @@ class SeveralSources(Tokenizer):
         return self.of_one_source.decode(ids)
 
 
-def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tuple[tf.Tensor, tf.Tensor]:
+def read_source(
+    strings: tf.Tensor, reader: Tokenizer | FrontEnd, max_length: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sources as a model reads them, in the graph: as `source_ids`, or features of WAV files as `FrontEnd.read`."""
+    if isinstance(reader, FrontEnd):
+        return reader.read(strings, max_length)
+    return source_ids(strings, reader, max_length)
+
+
+def source_ids(
+    strings: tf.Tensor, tokenizer: Tokenizer, max_length: int, beside: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Strings to ids ended by EOS, in the graph.
 
     Args:
@@ -127,11 +148,13 @@ def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tup
         tokenizer: of the side that the strings are on.
         max_length: tokens, end token included, at least 1; a longer row keeps its first `max_length - 1`
             tokens and gets its EOS after them.
+        beside: where the strings are targets, [N] string, their sources: what tokens may be copied from.
     Returns:
         ids [N, S] int32, padded by PAD, with S the longest row and at least 1; cut [N] bool, True on
         rows that were longer.
     """
-    ids = tokenizer.encode(strings)  # [N, (S)]
+    ids = tokenizer.encode(strings) if beside is None else tokenizer.encode_beside(
+        strings, tokenizer.copies(beside))  # [N, (S)]
     cut = ids.row_lengths() > max_length - 1
     ids = ids[:, : max_length - 1]
     num_rows = ids.nrows()
@@ -140,16 +163,32 @@ def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tup
     return ids.to_tensor(PAD, shape=tf.stack([num_rows, longest])), cut
 
 
-def encode_pairs(pairs: list[Pair], source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> EncodedPairs:
-    """Pairs to flat ids with offsets, without BOS and EOS; nothing is cut."""
-    sources = _encode([source for source, _ in pairs], source_tokenizer)
-    return EncodedPairs(*sources, *_encode([target for _, target in pairs], target_tokenizer))
+def encode_pairs(
+    pairs: list[Pair], source_tokenizer: Tokenizer | FrontEnd, target_tokenizer: Tokenizer,
+) -> EncodedPairs:
+    """Pairs to flat ids with offsets, without BOS and EOS; nothing is cut.
+
+    A recording has an id, PAD, for each frame but the last, which so stands for the end.
+    """
+    lines = [source for source, _ in pairs]
+    if isinstance(source_tokenizer, FrontEnd):
+        offsets = np.cumsum([0, *(num_frames(source_tokenizer, path) - 1 for path in lines)], dtype=np.int64)
+        sources = np.full(offsets[-1], PAD, np.int32), offsets
+    else:
+        sources = _encode(lines, source_tokenizer)
+    return EncodedPairs(*sources, *_encode([target for _, target in pairs], target_tokenizer, lines))
 
 
-def _encode(strings: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def _encode(
+    strings: list[str], tokenizer: Tokenizer, beside: list[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     flat, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
     for start in range(0, len(strings), ENCODED_AT_ONCE):
-        ids = tokenizer.encode(tf.constant(strings[start : start + ENCODED_AT_ONCE]))
+        part = slice(start, start + ENCODED_AT_ONCE)
+        if beside is None:
+            ids = tokenizer.encode(tf.constant(strings[part]))
+        else:
+            ids = tokenizer.encode_beside(tf.constant(strings[part]), tokenizer.copies(tf.constant(beside[part])))
         flat.append(ids.flat_values.numpy())
         lengths.append(ids.row_lengths().numpy())
     return np.concatenate(flat), np.cumsum(np.concatenate(lengths))

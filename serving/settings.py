@@ -1,57 +1,125 @@
-"""What can be wrong with a server's settings, told before TensorFlow, which takes seconds to load."""
+"""What may be set of the embedded server, checked where it is made."""
 
-import shutil
+import dataclasses
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
-from serving.folders import find_versions
-from tfseq2seq.ports import why_taken
-
-EMBEDDED, BINARY = BACKENDS = ("embedded", "tensorflow_model_server")
+Versions = Literal["latest", "all"] | int | tuple[int, ...]  # a number: so many of the latest
 
 
-class ServerError(RuntimeError):
-    """The server cannot start; the text says why in one line."""
+def _check_least(settings: object, least: Mapping[str, float]) -> None:
+    for name, lowest in least.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= lowest:
+            raise ValueError(f"{type(settings).__name__} needs {name} >= {lowest}. Received: {name}={value}.")
 
 
-def check_server(folder: Path, port: int, host: str, backend: str) -> None:
-    """Raises ValueError or ServerError where `serving.server.serve` cannot start with these arguments."""
-    if backend not in BACKENDS:
-        raise ValueError(f"serve needs backend 'embedded' or '{BINARY}'. Received: backend={backend!r}.")
-    if backend == BINARY:
-        if host != "0.0.0.0":
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How rows of several requests are joined, by TensorFlow's own batch function.
+
+    Attributes:
+        max_batch_size: rows of a batch, at least 1; a request with more is refused.
+        batch_timeout_micros: how long the first row waits for others, microseconds.
+        num_batch_threads: batches computed at once, all models and signatures together; default: half of the cores.
+        max_enqueued_batches: full batches that wait, of each signature; beyond, requests get RESOURCE_EXHAUSTED.
+    """
+
+    max_batch_size: int = 32
+    batch_timeout_micros: int = 2000
+    num_batch_threads: int = max(1, (os.cpu_count() or 1) // 2)
+    max_enqueued_batches: int = 100
+
+    def __post_init__(self) -> None:
+        least = {"max_batch_size": 1, "batch_timeout_micros": 0, "num_batch_threads": 1, "max_enqueued_batches": 1}
+        _check_least(self, least)
+        if self.batch_timeout_micros >= 1 << 31:
             raise ValueError(
-                f"{BINARY} listens on every address of this machine; agree with host 0.0.0.0, or use the "
-                f"embedded backend. Received: host {host}.")
-        if not 1 <= port <= 65535:
-            raise ValueError(f"{BINARY} needs a port from 1 to 65535. Received: port={port}.")
-    find_versions(folder)
-    if backend == BINARY and shutil.which(BINARY) is None:
-        raise ServerError(
-            f"{BINARY} is not on PATH; install it, run the Docker image tensorflow/serving on the same "
-            "folder, or use the embedded backend.")
-    check_port(port)
-    refuse_taken(host, port)
+                "Batching needs batch_timeout_micros < 2**31. "
+                f"Received: batch_timeout_micros={self.batch_timeout_micros}.")
 
 
-def check_port(port: int) -> None:
-    """Raises ValueError where there is no such port."""
-    if not 0 <= port <= 65535:
-        raise ValueError(f"EmbeddedServer needs a port from 0 to 65535. Received: port={port}.")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much the server takes on.
+
+    Attributes:
+        max_waiting: requests that wait for a worker; beyond, they get RESOURCE_EXHAUSTED.
+        max_request_bytes: size of a request.
+        max_rows: rows of a request.
+        rest_timeout: seconds until a REST request gets DEADLINE_EXCEEDED; gRPC's callers name their own deadlines.
+        grace: seconds that requests under way get to end when the server stops.
+    """
+
+    max_waiting: int = 256
+    max_request_bytes: int = 4 << 20
+    max_rows: int = 1024
+    rest_timeout: float = 30.0
+    grace: float = 30.0
+
+    def __post_init__(self) -> None:
+        _check_least(self, {
+            "max_waiting": 0, "max_request_bytes": 1, "max_rows": 1, "rest_timeout": 1e-3, "grace": 0})
 
 
-def refuse_taken(host: str, port: int) -> None:
-    """Raises ServerError where the port cannot be listened on."""
-    reason = why_taken(host, port)
-    if reason is not None:
-        raise cannot_listen(host, port, reason)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Security:
+    """Who may ask, and how the connection is kept secret.
+
+    Attributes:
+        certificate, key: PEM files of the server; TLS on both ports where they are given.
+        client_ca: PEM file; where it is given, clients must show a certificate that it signed.
+        token: where it is given, requests must bring "authorization: Bearer TOKEN"; health need not.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    token: str | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError(
+                "Security needs certificate and key together. "
+                f"Received: certificate={self.certificate}, key={self.key}.")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError(f"Security needs a certificate beside client_ca. Received: client_ca={self.client_ca}.")
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
+            raise ValueError("Security needs a token of printable ASCII characters. Received: another one.")
 
 
-def cannot_listen(host: str, port: int, reason: str) -> ServerError:
-    """What to say where a port is taken."""
-    return ServerError(
-        f"cannot listen on {address_of(host, port)}: {reason}; choose another port (0 takes a free one) or host.")
+BATCHING, LIMITS, OPEN = Batching(), Limits(), Security()
 
 
-def address_of(host: str, port: int) -> str:
-    """As gRPC writes it."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model and which of its versions are served.
+
+    Attributes:
+        name: what clients ask for.
+        folder: holds VERSION/ folders with a SavedModel each.
+        versions: "latest", so many of the latest, "all", or the numbers.
+        labels: names for versions.
+    """
+
+    name: str
+    folder: Path
+    versions: Versions = "latest"
+    labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError(f"ServedModel needs a model_name. Received: {self.name!r}.")
+        if isinstance(self.versions, int) and self.versions < 1:
+            raise ValueError(f"ServedModel needs at least 1 of the latest versions. Received: {self.versions}.")
+
+    def choose(self, found: Mapping[int, Path]) -> dict[int, Path]:
+        """Those of `found`, a path for each version, that are to be served."""
+        if self.versions == "all":
+            return dict(found)
+        if isinstance(self.versions, tuple):
+            return {version: found[version] for version in self.versions if version in found}
+        latest = 1 if self.versions == "latest" else int(self.versions)
+        return {version: found[version] for version in sorted(found)[-latest:]}

@@ -36,6 +36,7 @@ CASES = {"2 replicas": (2, 1), "accumulation 4": (1, 4), "2 replicas, accumulati
 HOST_CASES = {"2 workers": 1, "2 workers, accumulation 2": 2}  # parts
 GIVEN, OWN = "given weights", "own weights, clipped"
 VARIANTS = {GIVEN: (True, None), OWN: (False, 0.1)}  # whether given, clip norm
+PAIR_WEIGHTS = np.array([2.0, 0.5, 1.0, 1.0, 0.25, 1.0, 0.0, 3.0], np.float32)  # of each row, where weights are given
 PLANS = [
     (family, case, variant) for family in FAMILIES
     for case, variant in [(case, OWN) for case in (*CASES, *HOST_CASES)] + [("2 replicas, accumulation 2", GIVEN)]]
@@ -75,8 +76,9 @@ def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=No
         if change is not None:
             change(model)
     source, target, labels = make_batch()
-    real = (labels != PAD).astype(np.float32)
-    columns = ({"source": source, "target": target, **(more or {})}, labels, *([real / real.sum()] if weighted else []))
+    weights = (labels != PAD) * PAIR_WEIGHTS[:, None]
+    columns = (
+        {"source": source, "target": target, **(more or {})}, labels, *([weights / weights.sum()] if weighted else []))
 
     def dataset(replicas):
         if replicas is None:
@@ -87,6 +89,9 @@ def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=No
     logs = model.fit(distribute(strategy, dataset), steps_per_epoch=1, epochs=1, verbose=0, shuffle=False).history
     gradient = [-variable.numpy() for variable in model.optimizer.momentums]  # so it is after one step, to the bit
     logs = {name: values[0] for name, values in logs.items()}
+    if weighted:
+        valid = model.evaluate(distribute(strategy, dataset), steps=1, verbose=0, return_dict=True)
+        logs |= {f"valid_{name}": value for name, value in valid.items()}
     return gradient, {**logs, "gradient_norm": float(tf.convert_to_tensor(model.gradient_norm))}
 
 

@@ -14,6 +14,8 @@ from rich.console import Console
 from tests.distribution import FAMILIES, LENGTHS, make_batch
 from tfseq2seq import runs
 from tfseq2seq.config import Model, parse_recipe
+from tfseq2seq.layers import multihead
+from tfseq2seq.layers.attention import DotAttention
 from tfseq2seq.losses import TokenCrossEntropy, alignment_cross_entropy
 from tfseq2seq.model import build_model
 from tfseq2seq.structures import PAD
@@ -76,17 +78,48 @@ def test_the_loss_is_the_cross_entropy_of_aligned_tokens_over_all_real_ones():
         for t in range(6):
             for s in range(6):
                 expected -= ALIGNMENT.numpy()[row, t, s] * np.log(attention[row, t, s]) / REAL.sum()
-    found = alignment_cross_entropy(tf.constant(attention), ALIGNMENT, WEIGHTS)
+    found = alignment_cross_entropy(tf.math.log(attention), ALIGNMENT, WEIGHTS)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert ALIGNMENT.numpy().sum() < REAL.sum()  # some tokens are aligned with nothing
 
 
-def test_attention_of_zero_leaves_loss_and_gradient_finite():
-    scores = tf.constant([[[0.0, 200.0]]])
-    with tf.GradientTape() as tape:
-        tape.watch(scores)
-        loss = alignment_cross_entropy(tf.nn.softmax(scores), tf.constant([[[1.0, 0.0]]]), tf.constant([[1.0]]))
-    assert 60 < loss < 80 and np.isfinite(tape.gradient(loss, scores)).all()
+def nats(scores, mask):
+    """-log of the mean over the heads [H, S] of softmax(scores) at 0, in float64, and its gradient."""
+    scores = np.where(mask, scores, -np.inf).astype(np.float64)
+    logs = scores - scores.max(-1, keepdims=True)
+    logs -= np.log(np.exp(logs).sum(-1, keepdims=True))
+    likeliest = logs[:, 0].max()
+    shares = np.exp(logs[:, 0] - likeliest)  # of the heads in what is aligned
+    gradient = -shares[:, None] / shares.sum() * ((np.arange(scores.shape[1]) == 0) - np.exp(logs))
+    return -likeliest - np.log(shares.mean()), gradient
+
+
+@pytest.mark.parametrize("gap", [1.0, 75.0, 120.0, 3000.0])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_weight_of_zero_keeps_its_gradient(gap, heads):
+    scores = np.array([[0.0, gap, 0.5, 9.0], [-2.0, gap - 1.0, 1.0, 9.0]], np.float32)[:heads]
+    mask = np.array([True, True, True, False])
+    expected, expected_gradient = nats(scores, mask)
+    alignment, weights = tf.constant([[[1.0, 0.0, 0.0, 0.0]]]), tf.constant([[1.0]])
+    # Queries of 1 and keys of the scores, in each head.
+    query = tf.ones([1, heads, 1, 1])
+    keys = tf.constant(scores[None, :, :, None])
+    with tf.GradientTape() as tape, multihead.weights_in_logarithms():
+        tape.watch(keys)
+        _, found = multihead.attend(query, keys, tf.zeros_like(keys), multihead.padding_bias(tf.constant(mask[None])))
+        loss = alignment_cross_entropy(multihead.mean_of_heads(found), alignment, weights)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(loss, keys)[0, :, :, 0], expected_gradient, rtol=1e-5, atol=1e-6)
+    if heads > 1:
+        return
+    attention = DotAttention(1)
+    keys = keys[:, 0]
+    with tf.GradientTape() as tape, multihead.weights_in_logarithms():
+        tape.watch(keys)
+        _, found = attention.call(query[:, 0], keys, keys, tf.constant(mask[None]))
+        loss = alignment_cross_entropy(found, alignment, weights)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(loss, keys)[0, :, 0], expected_gradient[0], rtol=1e-5, atol=1e-6)
 
 
 def test_a_decoder_without_attention_is_refused():

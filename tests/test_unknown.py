@@ -44,3 +44,7 @@ def test_it_is_told_once_and_not_only_at_the_end(letters, monkeypatch):
     for number in range(20):
         assert len(told) == (number > 3)  # when the fourth was asked for
         next(lines)
+
+
+def test_recordings_have_no_tokens():
+    assert told_of(["a.wav", "b.wav"], object()) == []

@@ -44,7 +44,8 @@ def run_demo(task: str, pair: str, minutes: float | None, runs: Path, show: Cons
     check_origins(run.data)
     import_tensorflow()  # only now: a mistake above is told at once
     from serving.server import EmbeddedServer
-    from tfseq2seq.runs import evaluate_run, export_run, open_run, train_run
+    from tfseq2seq.assessment import evaluate_run
+    from tfseq2seq.runs import export_run, open_run, train_run
 
     minutes = run.train.max_minutes
     _stage(show, 1, f"training: {task}")
