@@ -96,7 +96,8 @@ class FrontEnd(tf.Module):
         self._filters = mel_filters(audio, self.fft_size)
         self.mean, self.deviation = (
             None if each is None else np.asarray(each, np.float32) for each in (mean, deviation))
-        self._traced = tf.function(self._log_mel_of, input_signature=[_WAV, tf.TensorSpec([], tf.int32)])
+        self._traced = tf.function(
+            self._log_mel_of, input_signature=[_WAV, tf.TensorSpec([], tf.int32)], autograph=False)
 
     def vocabulary(self) -> list[str]:
         """Names of the features."""

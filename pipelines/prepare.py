@@ -20,6 +20,7 @@ from pipelines.alignments import Alignments
 from pipelines.audio import FrontEnd, load_front_end
 from pipelines.batching import Batches
 from pipelines.checking import Report, check, filter_pairs
+from pipelines.folders import holds_run, refuse_another_config, refuse_no_run
 from pipelines.frames import Frames, front_end_of, write_frames
 from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, set_of, weight_of
 from pipelines.reading import split_sources, stream_lines
@@ -27,18 +28,13 @@ from pipelines.recordings import filter_durations
 from pipelines.sides import SampledSide, Side, SubwordSampler
 from pipelines.tasks import Task, find_task
 from pipelines.text import SeveralSources, encode_pairs, load_splits
-from tfseq2seq.config import ConfigError, Run, flatten, load_recipe, save_config
+from tfseq2seq.config import Run, load_recipe, save_config
 from tfseq2seq.tokenizers import CopyingTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 
 Pairs = list[Pair]
 Progress = Callable[[str, float, float | None], None]
 
 FRAMES = "frames"  # in the run's data folder, of recordings
-
-# Keys one may change between two calls of the same run; all others shape what is already there.
-FREE_KEYS = (
-    "train.steps", "train.max_minutes", "train.patience", "train.keep_checkpoints", "train.divergence_retries",
-    "train.profile_steps", "train.data_service", "decode", "export")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +75,12 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
         OSError: `folder` cannot be written.
     """
     task = find_task(run.task)
-    if (folder / "config.json").exists():
-        _refuse_another_config(run, folder)
+    if holds_run(folder):
+        refuse_another_config(run, folder)
+        prepared = dataclasses.replace(load_prepared(folder), run=run)
+        _refuse_more_sources(run, Splits(prepared.train, prepared.valid, prepared.test))
         save_config(run, folder / "config.json")
-        return load_prepared(folder)
+        return prepared
     splits = _load(run, progress)
     left_out: dict[str, int] = {}
     if run.data.filter:
@@ -134,12 +132,6 @@ def load_prepared(folder: Path) -> Prepared:
     train, valid, test = (_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in Splits._fields)
     left_out = json.loads((folder / "data" / "left-out.json").read_text(encoding="utf-8"))
     return Prepared(run, find_task(run.task), train, valid, test, _cutting(source, run), target, left_out, frames)
-
-
-def refuse_no_run(folder: Path) -> None:
-    """Raises ConfigError where `folder` holds no prepared run."""
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"{folder}: holds no run (no config.json); make one with `tfseq2seq train RECIPE`.")
 
 
 def make_batches(
@@ -202,12 +194,14 @@ def check_data(run: Run, progress: Progress) -> Report:
 def _load(run: Run, progress: Progress) -> Splits:
     progress("obtaining the data", 0, None)
     splits = load_splits(run.data, progress=lambda done, total: progress("obtaining the data", done, total))
-    if run.model.encoder.kind == "parallel":
-        _refuse_more_sources(splits, run.data.source_separator, len(run.model.encoder.encoders))
+    _refuse_more_sources(run, splits)
     return splits
 
 
-def _refuse_more_sources(splits: Splits, separator: str | None, most: int) -> None:
+def _refuse_more_sources(run: Run, splits: Splits) -> None:
+    if run.model.encoder.kind != "parallel":
+        return
+    separator, most = run.data.source_separator, len(run.model.encoder.encoders)
     for name, pairs in splits._asdict().items():
         for number, (line, _) in enumerate(pairs, start=1):
             sources = split_sources(line, separator)
@@ -242,15 +236,6 @@ def _train_tokenizers(run: Run, splits: Splits, folder: Path, progress: Progress
         source = write_frames(run.data.audio, splits.train, splits.valid, folder / "data" / FRAMES, progress)
     source.save(folder / "tokenizers" / "source")
     target.save(folder / "tokenizers" / "target")
-
-
-def _refuse_another_config(run: Run, folder: Path) -> None:
-    old, new = (flatten(json.loads(config.model_dump_json())) for config in (load_recipe(folder / "config.json"), run))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
-            raise ConfigError(
-                f"{folder}: holds a run of another config. Give this one another name, or remove the folder. "
-                f"Received: {key} = {new.get(key)!r}, the folder has {old.get(key)!r}.")
 
 
 def _write_pairs(path: Path, pairs: Pairs) -> None:

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from pipelines.origins import INDEX
 from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, weight_of
 
-INDEX = "index.json"
 FORMAT = 1
 OFFSETS_EVERY = 1000  # records
 _AROUND = 16  # bytes of a record beside its data: length and its checksum before, checksum of the data after

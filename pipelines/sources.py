@@ -63,15 +63,7 @@ def obtain(corpus: str, pair: str | None = None, progress: Progress | None = Non
     Raises:
         DataError: unknown name or pair, or the file cannot be fetched; see `fetch`.
     """
-    if corpus not in CORPORA:
-        raise DataError(
-            f"Unknown corpus.{_hint(corpus, CORPORA)} Known: {', '.join(CORPORA)}; for your own "
-            f"pairs name a folder, or train and valid files. Received: corpus = {corpus!r}.")
-    known = CORPORA[corpus]
-    if known.example is None and pair is not None:
-        raise DataError(
-            f"Corpus {corpus!r} has no languages to choose: leave pair out. Received: pair = {pair!r}.")
-    paths, refused = [], []
+    known, paths, refused = find_corpus(corpus, pair), [], []
     for file in known.files(pair):
         try:
             paths.append(fetch(file, progress))
@@ -83,6 +75,19 @@ def obtain(corpus: str, pair: str | None = None, progress: Progress | None = Non
     if refused:
         raise refused[0]
     return known.read(*paths, pair)
+
+
+def find_corpus(name: str, pair: str | None) -> Corpus:
+    """The data set of that name. Raises DataError where there is none, or not in this pair of languages."""
+    if name not in CORPORA:
+        raise DataError(
+            f"Unknown corpus.{_hint(name, CORPORA)} Known: {', '.join(CORPORA)}; for your own "
+            f"pairs name a folder, or train and valid files. Received: corpus = {name!r}.")
+    known = CORPORA[name]
+    if known.example is None and pair is not None:
+        raise DataError(f"Corpus {name!r} has no languages to choose: leave pair out. Received: pair = {pair!r}.")
+    known.files(pair)
+    return known
 
 
 def read_cmudict(path: Path, pair: str | None = None) -> Splits:

@@ -7,17 +7,17 @@ import functools
 import hashlib
 import itertools
 import logging
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from pipelines.alignments import align
 from pipelines.audio import FrontEnd
+from pipelines.origins import INDEX, check_origins, expanded, files_of, origins_of
 from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, weight_of
-from pipelines.reading import find_split, read_lines, read_pairs, split_sources
+from pipelines.reading import read_lines, read_pairs, split_sources
 from pipelines.recordings import num_frames, read_manifest
-from pipelines.records import INDEX, read_splits
+from pipelines.records import read_splits
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
 from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
@@ -46,16 +46,13 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     Raises:
         DataError: none or several of them are named, or what they name is missing or broken.
     """
+    check_origins(data)
+    loaded = [_load(origin, key, data, progress) for origin, key in origins_of(data)]
     if not data.sets:
-        splits, where = _load(data, "data", data, progress)
+        ((splits, where),) = loaded
         if data.alignments is not None:  # before pairs leave train, while line n is of pair n
-            splits = splits._replace(train=align(splits.train, str(Path(data.alignments).expanduser())))
+            splits = splits._replace(train=align(splits.train, str(expanded(data.alignments))))
         return _with_valid(splits, where)
-    named = [key for key in Origin.model_fields if getattr(data, key) is not None]
-    if named:
-        raise DataError(f"data.{named[0]} belongs into one of data.sets, where there are any. Received both.")
-    loaded = [
-        _load(each, f"data.sets[{number}]", data, progress) for number, each in enumerate(data.sets)]
     if not any(splits.valid for splits, _ in loaded):
         loaded = [(_with_valid(splits, where), where) for splits, where in loaded]
     tagged = [
@@ -72,21 +69,13 @@ def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
 
 def _load(origin: Origin, key: str, data: Data, progress: Progress | None) -> tuple[Splits, str]:
     """The splits of one origin as they are, and where they are from."""
-    named = [name for name in ("corpus", "folder", "train") if getattr(origin, name) is not None]
-    if len(named) != 1:
-        raise DataError(
-            f"{key} needs exactly one of corpus (a data set known by name), folder (with train, valid and "
-            f"test files) or train. Received: {', '.join(named) or 'none of them'}.")
-    stray = [
-        name for name, owner in (("pair", "corpus"), ("valid", "train"), ("test", "train"))
-        if getattr(origin, name) is not None and owner not in named]
-    if stray:
-        raise DataError(f"{key}.{stray[0]} has no meaning beside {key}.{named[0]}; leave it out.")
     if origin.corpus is not None:
         return obtain(origin.corpus, origin.pair, progress), origin.corpus
-    if origin.folder is not None:
-        return _load_folder(Path(origin.folder).expanduser(), data), origin.folder
-    return _load_files(origin.train, origin.valid, origin.test, data), f"{key}.train"
+    if origin.folder is not None and (expanded(origin.folder) / INDEX).exists():
+        return read_splits(expanded(origin.folder), data.source_separator), origin.folder
+    read = read_manifest if data.audio is not None else functools.partial(read_pairs, separator=data.source_separator)
+    splits = Splits(*([] if paths is None else read(list(map(str, paths))) for paths in files_of(origin)))
+    return splits, origin.folder or f"{key}.train"
 
 
 class SeveralSources(Tokenizer):
@@ -203,28 +192,6 @@ def _encode(
         flat.append(ids.flat_values.numpy())
         lengths.append(ids.row_lengths().numpy())
     return np.concatenate(flat), np.cumsum(np.concatenate(lengths))
-
-
-def _load_folder(folder: Path, data: Data) -> Splits:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; data.folder needs one with train, valid and test files.")
-    if (folder / INDEX).exists():
-        return read_splits(folder, data.source_separator)
-    train, valid, test = (find_split(folder, name) for name in Splits._fields)
-    if train is None:
-        raise DataError(f"{folder}: holds no train.tsv or train.jsonl (or .gz of it).")
-    return _load_files(train, valid, test, data)
-
-
-def _load_files(train, valid, test, data: Data) -> Splits:
-    read = read_manifest if data.audio is not None else functools.partial(read_pairs, separator=data.source_separator)
-    return Splits(*([] if paths is None else read(_expanded(paths)) for paths in (train, valid, test)))
-
-
-def _expanded(paths: str | list[str]) -> str | list[str]:
-    if isinstance(paths, str):
-        return str(Path(paths).expanduser())
-    return [str(Path(path).expanduser()) for path in paths]
 
 
 def _with_valid(splits: Splits, where: str) -> Splits:

@@ -40,8 +40,9 @@ from pipelines.beam_files import (
 from serving.folders import SAVED_MODEL
 from serving.servables import load_model
 from serving.signatures import SERVING_DEFAULT, SIGNATURES
+from tfseq2seq.arguments import FORMATS
 from tfseq2seq.generation import Answer, to_answers
-from tfseq2seq.output import FORMATS, Window, packed, render
+from tfseq2seq.output import Window, packed, render
 
 WINDOW = 10_000  # lines
 MOST_CHARACTERS = 1 << 22  # of a window, however few lines that is

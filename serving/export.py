@@ -121,11 +121,11 @@ def _trace(generator: Any, num_hypotheses: int) -> dict[str, Any]:
         SAMPLE: with_width(generator.sample_with), ALTERNATIVES: with_width(generator.alternatives),
         SCORE: generator.score, TOKENIZE: generator.tokenize}
     found = {
-        name: tf.function(functions[name]).get_concrete_function(**{
+        name: tf.function(functions[name], autograph=False).get_concrete_function(**{
             each: tf.TensorSpec([None], dtype, name=each) for each, dtype in signature.inputs.items()})
         for name, signature in SIGNATURES.items() if name not in _left_out(generator)}
     if generator.reads_speech:
-        found[SAMPLES] = tf.function(with_width(generator.beam_of_samples)).get_concrete_function(
+        found[SAMPLES] = tf.function(with_width(generator.beam_of_samples), autograph=False).get_concrete_function(
             samples=tf.TensorSpec([None, None], tf.float32, "samples"),
             num_samples=tf.TensorSpec([None], tf.int32, "num_samples"),
             sample_rate=tf.TensorSpec([None], tf.int32, "sample_rate"))

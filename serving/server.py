@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 import time
@@ -26,17 +25,16 @@ from serving import security as security_
 from serving.answers import Answers
 from serving.batching import Batcher
 from serving.errors import ServerError
-from serving.folders import find_versions
 from serving.grpc_services import Interceptor, ModelService, Pools, PredictionService
 from serving.http_server import HttpServer
 from serving.records import LogFormat, Records, write_log
 from serving.rest import Rest
 from serving.settings import BATCHING, LIMITS, OPEN, Batching, Limits, Security, ServedModel
 from serving.signatures import DEFAULT_MODEL
+from serving.starting import BINARY, address_of, cannot_listen, check_port, check_server, refuse_taken
 from serving.versions import Models
 from serving.workers import Workers
 
-BINARY = "tensorflow_model_server"
 GRPC_THREADS = 128  # of the binary: its default, 4 a CPU, refuses callers where batching holds each thread
 SERVICES = [
     service.full_name for file in (prediction_service_pb2, model_service_pb2)
@@ -75,8 +73,7 @@ class EmbeddedServer:
         rest_port: int | None = None,
     ):
         for each in (port, rest_port or 0):
-            if not 0 <= each <= 65535:
-                raise ValueError(f"EmbeddedServer needs a port from 0 to 65535. Received: port={each}.")
+            check_port(each)
         if workers is not None and workers < 1:
             raise ValueError(f"EmbeddedServer needs workers >= 1. Received: workers={workers}.")
         if (folder is None) == (not models):
@@ -99,13 +96,13 @@ class EmbeddedServer:
     @property
     def address(self) -> str:
         """The address gRPC clients use."""
-        return _address(self.host, self.port)
+        return address_of(self.host, self.port)
 
     @property
     def rest_address(self) -> str:
         """The address REST clients and browsers use, as "http://127.0.0.1:8501", if there is a `rest_port`."""
         scheme = "http" if self._security.certificate is None else "https"
-        return f"{scheme}://{_address(self.host, self.rest_port or 0)}"
+        return f"{scheme}://{address_of(self.host, self.rest_port or 0)}"
 
     @property
     def num_waiting(self) -> int:
@@ -182,12 +179,13 @@ class EmbeddedServer:
 
     def _take_port(self, server: grpc.Server) -> None:
         credentials = security_.grpc_credentials(self._security)
+        refuse_taken(self.host, self.port)
         try:
             self.port = (
                 server.add_insecure_port(self.address) if credentials is None
                 else server.add_secure_port(self.address, credentials))
         except RuntimeError as error:
-            raise ServerError(_why_not_bound(self.host, self.port)) from error
+            raise cannot_listen(self.host, self.port, "it cannot be listened on") from error
 
     def _take_rest_port(self, answers: Answers) -> None:
         if self.rest_port is None or self._workers is None:
@@ -200,7 +198,7 @@ class EmbeddedServer:
                 self.rest, self.host, self.rest_port, security_.rest_context(self._security),
                 self._limits.max_request_bytes, self._limits.rest_timeout)
         except OSError as error:
-            raise ServerError(_why_not_bound(self.host, self.rest_port)) from error
+            raise cannot_listen(self.host, self.rest_port, (error.strerror or str(error)).lower()) from error
         self.rest_port = self._http.port
 
     def _tell_health(self, ready: dict[str, bool]) -> None:
@@ -238,12 +236,10 @@ def serve(
     """
     if op_threads is not None and op_threads < 1:
         raise ValueError(f"serve needs op_threads >= 1. Received: op_threads={op_threads}.")
-    if backend == BINARY:
-        if folder is None:
-            raise ValueError(f"{BINARY} needs a folder. Received: folder=None.")
-        _exec_binary(Path(folder), port, host, model_name, op_threads)
-    if backend != "embedded":
-        raise ValueError(f"serve needs backend 'embedded' or '{BINARY}'. Received: backend={backend!r}.")
+    where = None if folder is None else Path(folder)
+    check_server(where, port, host, backend)
+    if backend == BINARY and where is not None:
+        _exec_binary(where, port, model_name, op_threads)
     if op_threads is not None:
         try:
             tf.config.threading.set_intra_op_parallelism_threads(op_threads)
@@ -276,41 +272,12 @@ def serve(
             signal.signal(each, handler)
 
 
-def _exec_binary(folder: Path, port: int, host: str, model_name: str, op_threads: int | None) -> NoReturn:
-    if host != "0.0.0.0":
-        raise ValueError(
-            f"{BINARY} listens on every address of this machine; agree with host 0.0.0.0, or use the "
-            f"embedded backend. Received: host {host}.")
-    if not 1 <= port <= 65535:
-        raise ValueError(f"{BINARY} needs a port from 1 to 65535. Received: port={port}.")
-    find_versions(folder)
-    binary = shutil.which(BINARY)
-    if binary is None:
-        raise ServerError(
-            f"{BINARY} is not on PATH; install it, run the Docker image tensorflow/serving on the same "
-            "folder, or use the embedded backend.")
+def _exec_binary(folder: Path, port: int, model_name: str, op_threads: int | None) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(binary, [
+    os.execv(shutil.which(BINARY) or BINARY, [
         BINARY, f"--port={port}", "--rest_api_port=0", f"--model_name={model_name}",
         f"--model_base_path={folder.resolve()}", f"--grpc_max_threads={GRPC_THREADS}",
         *([] if op_threads is None else [f"--tensorflow_intra_op_parallelism={op_threads}"]),
         "--xla_cpu_compilation_enabled=true",  # for models exported with decode.jit_compile; others do not ask for it
         "--max_num_load_retries=0"])  # a broken model fails at once, not after minutes
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _why_not_bound(host: str, port: int) -> str:
-    """What the system says when a plain socket is put there; gRPC says only that it failed."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind(address)
-        reason = "it cannot be listened on"
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-    where = _address(host, port)
-    return f"cannot listen on {where}: {reason}; choose another port (0 takes a free one) or host."

@@ -2,7 +2,8 @@
 
     python -m tests.distribution
 
-prints a table, with --json the figures alone. A process of its own: TensorFlow fixes its devices at the first use.
+prints a table, with --json the figures alone, with --few each case for one family only.
+A process of its own: TensorFlow fixes its devices at the first use.
 """
 
 import argparse
@@ -36,7 +37,13 @@ HOST_CASES = {"2 workers": 1, "2 workers, accumulation 2": 2}  # parts
 GIVEN, OWN = "given weights", "own weights, clipped"
 VARIANTS = {GIVEN: (True, None), OWN: (False, 0.1)}  # whether given, clip norm
 PAIR_WEIGHTS = np.array([2.0, 0.5, 1.0, 1.0, 0.25, 1.0, 0.0, 3.0], np.float32)  # of each row, where weights are given
-PLANS = [(case, OWN) for case in (*CASES, *HOST_CASES)] + [("2 replicas, accumulation 2", GIVEN)]
+PLANS = [
+    (family, case, variant) for family in FAMILIES
+    for case, variant in [(case, OWN) for case in (*CASES, *HOST_CASES)] + [("2 replicas, accumulation 2", GIVEN)]]
+FEW_PLANS = [  # parts on one device are in tests/test_fit_functions.py
+    ("recurrent", "2 replicas", OWN), ("transformer", "2 replicas, accumulation 2", OWN),
+    ("recurrent", "2 replicas, accumulation 2", GIVEN), ("transformer", "2 workers", OWN),
+    ("recurrent", "2 workers, accumulation 2", OWN)]
 
 # Target tokens of each row. The halves hold 3 and 17: a mean of the replicas' means would be far off.
 LENGTHS = [1, 2, 0, 0, 5, 5, 4, 3]
@@ -97,12 +104,12 @@ def compare(found, one):
     return {"difference": float(difference), "norm": float(norm), "expected": expected_logs, "found": logs}
 
 
-def steps_of_hosts(path):
+def steps_of_hosts(plans, path):
     """Writes what each of the HOST_CASES finds; to be called on all hosts, of which `TF_CONFIG` tells."""
     steps = {}
-    for family in FAMILIES:
-        for case, parts in HOST_CASES.items():
-            steps[f"{family}: {case}: {OWN}"] = take_step(family, None, parts, *VARIANTS[OWN])
+    for family, case, variant in plans:
+        if case in HOST_CASES:
+            steps[f"{family}: {case}: {variant}"] = take_step(family, None, HOST_CASES[case], *VARIANTS[variant])
     arrays = {f"{name}/{i}": part for name, (gradient, _) in steps.items() for i, part in enumerate(gradient)}
     np.savez(path, logs=json.dumps({name: logs for name, (_, logs) in steps.items()}), **arrays)
 
@@ -122,12 +129,12 @@ def start_hosts(arguments, environment=None):
         for index, config in enumerate(configs)]
 
 
-def compare_hosts(ones):
-    """The HOST_CASES, by two processes."""
+def compare_hosts(options, ones):
+    """The HOST_CASES, by two processes with these options."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{index}.npz" for index in range(2)]
         hosts = start_hosts(
-            lambda index: [sys.executable, "-m", "tests.distribution", "--host", str(paths[index])])
+            lambda index: [sys.executable, "-m", "tests.distribution", *options, "--host", str(paths[index])])
         for host in hosts:
             _, errors = host.communicate(timeout=400)
             if host.returncode:
@@ -148,21 +155,23 @@ def compare_hosts(ones):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--few", action="store_true")
     parser.add_argument("--host", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    plans = FEW_PLANS if arguments.few else PLANS
     if arguments.host:
-        steps_of_hosts(arguments.host)
+        steps_of_hosts(plans, arguments.host)
         return
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     found, ones = {}, {}
-    for family in FAMILIES:
-        for variant, options in VARIANTS.items():
-            one = ones[family, variant] = take_step(family, 1, 1, *options)
-            for case, (replicas, parts) in CASES.items():
-                if (case, variant) in PLANS:
-                    found[f"{family}: {case}: {variant}"] = compare(take_step(family, replicas, parts, *options), one)
-    found |= compare_hosts(ones)
+    for family, case, variant in plans:
+        if (family, variant) not in ones:
+            ones[family, variant] = take_step(family, 1, 1, *VARIANTS[variant])
+        if case in CASES:
+            step = take_step(family, *CASES[case], *VARIANTS[variant])
+            found[f"{family}: {case}: {variant}"] = compare(step, ones[family, variant])
+    found |= compare_hosts(["--few"] if arguments.few else [], ones)
     if arguments.json:
         print(json.dumps(found))
         return

@@ -33,6 +33,7 @@ ARROWS = {
     "tfseq2seq.alarms": [],
     "tfseq2seq.cpu": [],
     "tfseq2seq.quiet": [],
+    "tfseq2seq.ports": [],
     "tfseq2seq.tokenizers.*": ["tfseq2seq.structures", "tfseq2seq.files"],
     "tfseq2seq.layers.*": ["tfseq2seq.structures"],
     "tfseq2seq.encoders.*": ["tfseq2seq.layers.*", "tfseq2seq.structures"],
@@ -77,7 +78,9 @@ ARROWS = {
     "tfseq2seq.options": ["tfseq2seq.config.*", "tfseq2seq.decoding.*", "tfseq2seq.structures", "pipelines.text"],
     "tfseq2seq.alignment": ["tfseq2seq.structures", "tfseq2seq.tokenizers.*"],
     "tfseq2seq.output": ["tfseq2seq.files", "tfseq2seq.generation"],
-    "tfseq2seq.prediction": ["tfseq2seq.generation", "tfseq2seq.output"],  # it is handed lines, of a file or a pipe
+    "tfseq2seq.unknown": ["tfseq2seq.tokenizers.*", "tfseq2seq.structures"],
+    # It is handed lines, of a file or a pipe.
+    "tfseq2seq.prediction": ["tfseq2seq.generation", "tfseq2seq.output", "tfseq2seq.unknown"],
     "tfseq2seq.checkpoints": LIBRARY,
     "tfseq2seq.description": LIBRARY,
     "tfseq2seq.callbacks": [*LIBRARY, "tfseq2seq.generation", "tfseq2seq.console", "tfseq2seq.interruption"],
@@ -118,13 +121,14 @@ ARROWS = {
         "pipelines.prepare",
     ],
     "tfseq2seq.converters.*": LIBRARY,
-    "pipelines.*": [*CONTRACTS, "tfseq2seq.quiet"],  # never the model
+    "pipelines.*": [*CONTRACTS, "tfseq2seq.quiet", "tfseq2seq.ports"],  # never the model
     "serving.signatures": [],
     "serving.protocol": [],
     "serving": [],
     "serving.client.*": ["serving.signatures", "serving.protocol"],
     "serving.bench": ["serving.client.*", "serving.signatures"],
     "serving.folders": [],
+    "serving.starting": ["serving.errors", "serving.folders", "tfseq2seq.ports"],
     # The embedded server, from the model to the ports.
     "serving.errors": [],
     "serving.settings": [],
@@ -146,7 +150,7 @@ ARROWS = {
     "serving.server": [
         "serving.answers", "serving.batching", "serving.errors", "serving.folders", "serving.grpc_services",
         "serving.http_server", "serving.records", "serving.rest", "serving.security", "serving.settings",
-        "serving.signatures", "serving.versions", "serving.workers"],
+        "serving.signatures", "serving.starting", "serving.versions", "serving.workers"],
     "serving.export": [
         *LIBRARY,
         "tfseq2seq.generation",
@@ -161,6 +165,7 @@ ARROWS = {
         "serving.folders",
         "serving.servables",
         "serving.signatures",
+        "tfseq2seq.arguments",
         "tfseq2seq.generation",
         "tfseq2seq.output",
         "pipelines.batching",
@@ -168,6 +173,14 @@ ARROWS = {
     ],
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
+    # What a command's arguments may be, without TensorFlow.
+    "tfseq2seq.arguments": [
+        "tfseq2seq.config.*",
+        "tfseq2seq.evaluation",
+        "pipelines.folders",
+        "pipelines.origins",
+        "pipelines.tasks.*",
+    ],
     # What one does with a run's folder, and the commands around it, may know everything.
     "tfseq2seq.perplexity": [],
     "tfseq2seq.breakdown": ["tfseq2seq.evaluation", "tfseq2seq.likeness"],
@@ -203,18 +216,21 @@ def test_no_imports_go_in_circles(tree):
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("module", ["serving.client", "serving.bench", "tfseq2seq", "tfseq2seq.config"])
+@pytest.mark.parametrize(
+    "module", ["serving.client", "serving.bench", "serving.starting", "tfseq2seq", "tfseq2seq.config"])
 def test_light_modules_lead_to_no_tensorflow(tree, module):
     if module not in tree:
         pytest.skip(f"{module} is not part of this tree")
     assert not {name: chain for name, chain in loaded_by(module, tree).items() if name in TENSORFLOW}
 
 
-def test_the_command_line_loads_the_rest_inside_its_commands(tree):
-    if "tfseq2seq.cli" not in tree:
-        pytest.skip("tfseq2seq.cli is not part of this tree")
+@pytest.mark.parametrize(
+    "module", ["tfseq2seq.cli", "tfseq2seq.arguments", "tfseq2seq.evaluation", "pipelines.origins", "pipelines.tasks"])
+def test_what_judges_arguments_loads_tensorflow_inside_its_functions_alone(tree, module):
+    if module not in tree:
+        pytest.skip(f"{module} is not part of this tree")
     at_import = {name: [each for each in imports if not each.in_function] for name, imports in tree.items()}
-    assert not TENSORFLOW & set(loaded_by("tfseq2seq.cli", at_import))
+    assert not TENSORFLOW & set(loaded_by(module, at_import))
 
 
 # The checker itself, on small trees that break one rule each.

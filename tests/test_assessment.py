@@ -130,8 +130,8 @@ def assessed(opened):
     task = dataclasses.replace(prepared.task, metrics=("perplexity", *names), baseline_name="<b>cheap</b>")
     random = np.random.default_rng(0)
     return assessment.Assessment(
-        run=run, prepared=dataclasses.replace(prepared, task=task), split="test", generator=generator, sources=sources,
-        references=references, systems=systems,
+        name="tiny", run=run, prepared=dataclasses.replace(prepared, task=task), split="test", generator=generator,
+        sources=sources, references=references, systems=systems,
         scores={system: assessment.evaluate(names, sources, lines, references) for system, lines in systems.items()},
         log_probabilities={
             system: np.stack([-random.uniform(1, 9, len(sources)), np.full(len(sources), 3.0)], 1)

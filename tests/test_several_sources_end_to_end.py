@@ -51,7 +51,7 @@ def test_a_run_of_two_sources_is_scored_exported_and_answers(opened, generator, 
     run, prepared = opened
     assert "|" not in prepared.source_tokenizer.vocabulary()
     scores = assessment.evaluate_run(run, prepared, trained, "test", None, lambda *_: None)
-    assert 0 <= scores["sources"]["word_error_rate"].value <= 100
+    assert 0 <= scores["run"]["word_error_rate"].value <= 100
     exported = runs.export_run(run, prepared, trained, tmp_path / "export", None, lambda *_: None)
     served = tf.saved_model.load(str(exported)).signatures["serving_default"](text=tf.constant(LINES))
     texts, values = served["text"].numpy(), served["score"].numpy()

@@ -81,14 +81,19 @@ def test_tensorboard_gets_scalars_samples_and_attention(tiny_run):
     assert samples.startswith("| source | answer | reference |")
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(tiny_recipe, tmp_path):
-    def train(name, steps):
+def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(tiny_recipe, tmp_path, capsys):
+    def train(name, steps, show=QUIET):
         run = load_recipe(tiny_recipe, {"train.steps": steps, "train.evaluate_every": 6, "train.checkpoint_every": 4})
-        return runs.train_run(run, tmp_path / name, QUIET)
+        return runs.train_run(run, tmp_path / name, show)
 
     assert train("unbroken", 14).step == 14
     assert train("resumed", 8).step == 8
     assert train("resumed", 14).step == 14
+    capsys.readouterr()
+    assert train("resumed", 14, Console(width=200)).step == 14  # nothing is left to do
+    told = capsys.readouterr().out
+    assert "finished already, by train.steps = 14: 14 steps in" in told and "--set train.steps=28" in told
+    assert "going on" not in told and "done" not in told
     unbroken, resumed = weights_of(tmp_path / "unbroken"), weights_of(tmp_path / "resumed")
     assert unbroken[0] == resumed[0] == 14
     for one, two in zip(unbroken[1], resumed[1], strict=True):

@@ -173,13 +173,13 @@ def test_the_batch_that_was_traced_is_named_at_its_step(watched):
 
 
 def test_xla_names_each_shape_when_it_comes_first_and_parts_the_rows_they_are_traced_for(tiny_recipe, tmp_path):
-    settings = {"steps": 8, "evaluate_every": 8, "valid_lines": 2, "jit_compile": True, "accumulation_steps": 2}
+    settings = {"steps": 3, "evaluate_every": 3, "valid_lines": 2, "jit_compile": True, "accumulation_steps": 2}
     run = load_recipe(tiny_recipe, {f"train.{name}": value for name, value in settings.items()})
     runs.train_run(run, tmp_path / "run", QUIET)
     _, prepared = runs.open_run(tmp_path / "run")
     data = make_batches(prepared, prepared.train, 1).dataset()
     seen, expected = [], {}
-    for step, (inputs, _, _) in enumerate(data.take(8), start=1):
+    for step, (inputs, _, _) in enumerate(data.take(3), start=1):
         if (shape := f"{list(inputs['source'].shape)} -> {list(inputs['target'].shape)}") not in seen:
             seen.append(shape)
             expected[step] = shape

@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 
 from pipelines.prepare import Prepared
+from tfseq2seq.arguments import check_compared, check_split
 from tfseq2seq.breakdown import Breakdown, by_length, by_novelty, metrics_of_parts, score_parts
 from tfseq2seq.config import Run
-from tfseq2seq.console import Report
+from tfseq2seq.console import Report, show
 from tfseq2seq.evaluation import METRICS, Score, as_dict, evaluate, group_references
 from tfseq2seq.files import write_atomically
 from tfseq2seq.generation import Generator
 from tfseq2seq.perplexity import NgramModel, perplexity, target_log_probabilities
 from tfseq2seq.prediction import answer_windows
-from tfseq2seq.runs import best_generator, open_run
+from tfseq2seq.runs import best_generator, open_run, system_name
 from tfseq2seq.significance import Comparison, compare, compare_sums
 from tfseq2seq.structures import EOS
+from tfseq2seq.unknown import watch_unknown
 
 REFERENCES = "references"  # the column of what the references themselves score
 
@@ -29,6 +32,7 @@ class Assessment:
     """A run's answers to held-out lines, and what they are worth.
 
     Attributes:
+        name: of the run, see `tfseq2seq.runs.system_name`.
         run: the recipe.
         prepared: its data.
         split: "valid" or "test".
@@ -40,6 +44,7 @@ class Assessment:
         log_probabilities: [N, 2] by system, see `tfseq2seq.perplexity`; empty where the task names no perplexity.
     """
 
+    name: str
     run: Run
     prepared: Prepared
     split: str
@@ -102,14 +107,15 @@ def assess_run(
     generator = best_generator(run, prepared, folder)
     hypotheses = _decode(generator, sources, workers, report)
     report("answering as the baseline", 0, None)
-    systems = {task.baseline_name: task.baseline(prepared.train, sources), run.name: hypotheses}
+    name = system_name(run, folder)
+    systems = {task.baseline_name: task.baseline(prepared.train, sources), name: hypotheses}
     names = [name for name in task.metrics if name in METRICS]
     report("scoring", 0, None)
     scores = {system: evaluate(names, sources, answers, references) for system, answers in systems.items()}
     log_probabilities: dict[str, np.ndarray] = {}
     if "perplexity" in task.metrics:
         targets = [line[0] for line in references]
-        log_probabilities[run.name] = target_log_probabilities(
+        log_probabilities[name] = target_log_probabilities(
             generator, sources, targets, lambda done: report("reading the references", done, len(sources)))
         report("counting n-grams", 0, None)
         log_probabilities[task.baseline_name] = _by_ngrams(prepared, targets, generator.max_source_length)
@@ -124,7 +130,7 @@ def assess_run(
         values = {"step": generator.step, **{system: as_dict(by_metric) for system, by_metric in scores.items()}}
         write_atomically(folder / f"scores-{split}.json", json.dumps(values, indent=2) + "\n")
     return Assessment(
-        run=run, prepared=prepared, split=split, generator=generator, sources=sources, references=references,
+        name=name, run=run, prepared=prepared, split=split, generator=generator, sources=sources, references=references,
         systems=systems, scores=scores, log_probabilities=log_probabilities)
 
 
@@ -167,8 +173,7 @@ def compare_runs(
     Raises:
         ValueError: fewer than two runs, runs of different tasks or held-out pairs, or no checkpoint.
     """
-    if len(set(folders)) < 2:
-        raise ValueError(f"compare needs at least two runs. Received: {', '.join(map(str, folders))}.")
+    check_compared(folders)
     opened = [open_run(folder, overrides) for folder in folders]
     held_out = [_held_out(prepared, folder, split) for (_, prepared), folder in zip(opened, folders, strict=True)]
     task, (sources, references) = opened[0][1].task, held_out[0]
@@ -187,8 +192,7 @@ def compare_runs(
 
 def _held_out(prepared: Prepared, folder: Path, split: str) -> tuple[list[str], list[list[str]]]:
     """Sources and references of "valid" or "test". Raises ValueError."""
-    if split not in ("valid", "test"):
-        raise ValueError(f"--split must be valid or test. Received: {split!r}.")
+    check_split(split)
     pairs = getattr(prepared, split)
     if not pairs:
         raise ValueError(f"{folder}: the run has no {split} pairs; name a {split} file in [data].")
@@ -196,8 +200,10 @@ def _held_out(prepared: Prepared, folder: Path, split: str) -> tuple[list[str], 
 
 
 def _decode(generator: Generator, sources: list[str], workers: int, report: Report) -> list[str]:
+    watched = watch_unknown(
+        sources, generator.tokenizers[0], lambda text: show.print(escape(text), highlight=False))
     windows = answer_windows(
-        generator, sources, window=len(sources), workers=workers,
+        generator, watched, window=len(sources), workers=workers,
         on_lines=lambda done: report("decoding", done, len(sources)))
     return [best[0].text if best else "" for window in windows for best in window.answers]
 

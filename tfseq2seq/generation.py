@@ -56,7 +56,7 @@ class Generator(tf.Module):
         self.reads_speech = isinstance(source_tokenizer, FrontEnd)
         self.empty_source = encode_wav(np.zeros(0), source_tokenizer.audio.sample_rate) if self.reads_speech else b""
         self.options = SearchOptions(decode, target_tokenizer)
-        self.traced_answer = tf.function(self.answer_in_graph, input_signature=[_TEXT])
+        self.traced_answer = tf.function(self.answer_in_graph, input_signature=[_TEXT], autograph=False)
 
     def hypotheses(self, text, num_hypotheses, method=None, beam_size=None, source=None, **requested):
         """Searches.

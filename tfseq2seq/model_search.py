@@ -58,7 +58,7 @@ def find_in_parts(models: list[Seq2Seq], source: tf.Tensor, parts: int, **argume
         return find(models, source, **arguments)
     num_sources = tf.shape(source)[0]
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])  # traced once for all parts
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)  # traced once for all parts
     def search_part(places):
         return find(models, tf.gather(source, places), places=places, **arguments)
 
@@ -88,7 +88,7 @@ def find_compiled(models: list[Seq2Seq], source: tf.Tensor, longest: int, **argu
     rest = [[0, 0]] * (source.shape.rank - 2)
     padded = tf.pad(source, [[0, 0], [0, -width % STEP], *rest], constant_values=PAD)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def compiled(padded):
         return find(models, padded, longest=longest, **arguments)
 

@@ -11,7 +11,6 @@ from typing import Any, BinaryIO, Protocol
 from tfseq2seq.files import sync_folder, write_atomically
 from tfseq2seq.generation import Answer
 
-FORMATS = ("text", "tsv", "jsonl")
 _BLANKS = str.maketrans("\r\n", "  ")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
@@ -45,7 +44,7 @@ def render(output_format: str, first: int, window: Window) -> str:
     stand as \\t, \\n, \\r and \\\\. jsonl: {"line", "source", "hypotheses": [{"text", "score"}]} of each line.
 
     Args:
-        output_format: one of FORMATS.
+        output_format: one of `tfseq2seq.arguments.FORMATS`.
         first: number of its first line, from 1.
         window: lines and answers.
     """

@@ -25,7 +25,7 @@ def target_log_probabilities(
     Returns:
         [N, 2] float64: log p(target | source) in nats, and its tokens, the end token among them.
     """
-    score = tf.function(generator.score, input_signature=[_TEXT, _TEXT])
+    score = tf.function(generator.score, input_signature=[_TEXT, _TEXT], autograph=False)
     found, done = np.zeros([len(sources), 2]), 0
     for rows in generator.batches(list(sources))[0]:
         batch = score(*(tf.constant([side[row] for row in rows]) for side in (sources, targets)))

@@ -63,8 +63,8 @@ def render_report(assessment: Assessment, breakdowns: Sequence[Breakdown]) -> st
         assessment: of `assess_run`.
         breakdowns: of it.
     """
-    run, task = assessment.run, assessment.prepared.task
-    title = f"{run.name} on {assessment.split}"
+    task = assessment.prepared.task
+    title = f"{assessment.name} on {assessment.split}"
     facts = {
         "task": task.name, "lines": f"{len(assessment.sources):,}", "checkpoint": f"step {assessment.generator.step:,}",
         "search": _search(assessment), "baseline": task.baseline_name, "made by": f"tfseq2seq {tfseq2seq.__version__}"}
@@ -166,7 +166,7 @@ def _table(name: str, head: str, rows: Sequence[str], explained: str = "") -> st
 def line_scores(assessment: Assessment) -> list[float]:
     """chrF of each answer with its references, from 0 to 100: the measure of lines, whatever the task."""
     scorer = CHRF()
-    answers = assessment.systems[assessment.run.name]
+    answers = assessment.systems[assessment.name]
     return [
         scorer.sentence_score(answer, right).score
         for answer, right in zip(answers, assessment.references, strict=True)]

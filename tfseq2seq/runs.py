@@ -15,6 +15,7 @@ from pipelines.prepare import Prepared, load_prepared, prepare
 from pipelines.reading import decode_lines, stream_lines
 from pipelines.sources import CORPORA
 from tfseq2seq import callbacks, checkpoints
+from tfseq2seq.arguments import check_average, check_prediction, with_hypotheses
 from tfseq2seq.averaging import average_checkpoints
 from tfseq2seq.config import ConfigError, Run, override
 from tfseq2seq.console import Report, progress_bar, show
@@ -22,7 +23,7 @@ from tfseq2seq.distribution import Hosts, make_strategy
 from tfseq2seq.evaluation import maximizes, order_metrics
 from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.optimization import check_optimizer
-from tfseq2seq.output import FORMATS, FileOutput, StreamOutput
+from tfseq2seq.output import FileOutput, StreamOutput
 from tfseq2seq.prediction import WINDOW, Replicas, predict_and_tell
 from tfseq2seq.training import AVERAGED, load_generator, train
 
@@ -35,13 +36,7 @@ def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Prog
         hosts.agree(zlib.crc32(run.model_dump_json().encode()), "the same recipe and the same --set options")
         prepared = prepare_run(run, folder, console) if hosts.is_chief else None
         hosts.wait()
-        progress = train(run, prepared or _prepared_by_chief(folder), folder, console)
-    if hosts.is_chief:
-        best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
-        console.print(
-            f"done: {progress.step} steps in {progress.seconds / 60:.1f} minutes; best {best}\n"
-            f"next: tfseq2seq evaluate {folder}", highlight=False)
-    return progress
+        return train(run, prepared or _prepared_by_chief(folder), folder, console)
 
 
 def _prepared_by_chief(folder: Path) -> Prepared:
@@ -80,10 +75,7 @@ def average_run(folder: Path, output: Path, last: int | None = None, best: int |
         ValueError: neither or both are asked for, there are not as many, or `output` exists.
         CheckpointError: one cannot be read.
     """
-    if (last is None) == (best is None):
-        raise ValueError(f"average needs --last or --best, one of them. Received: --last {last} --best {best}.")
-    if output.exists():
-        raise ValueError(f"{output}: exists already; name another folder.")
+    check_average(output, last, best)
     run, prepared = open_run(folder)
     found = checkpoints.steps(folder / "checkpoints")
     if best is not None:
@@ -130,6 +122,11 @@ def open_run(folder: Path, overrides: dict[str, Any] | None = None) -> tuple[Run
     return override(prepared.run, overrides or {}, ("decode", "export")), prepared
 
 
+def system_name(run: Run, folder: Path) -> str:
+    """What answers: the folder's name, which a mean of checkpoints has to itself, and those of `decode.others`."""
+    return " + ".join(path.resolve().name for path in (folder, *map(Path, run.decode.others)))
+
+
 def predict_lines(
     run: Run, prepared: Prepared, folder: Path, lines: list[str], num_hypotheses: int, report: Report,
 ) -> list[list[Answer]]:
@@ -152,7 +149,7 @@ def predict_file(
         source: lines, plain or .gz, or a pipe; None for standard input.
         output: file, packed where its name ends with .gz; None for standard output.
         num_hypotheses: answers a line, at most the recipe's beam size; more than 1 need a format that holds them.
-        output_format: text, tsv or jsonl, see `tfseq2seq.output.render`.
+        output_format: text, tsv or jsonl, one of `tfseq2seq.arguments.FORMATS`, see `tfseq2seq.output.render`.
         window: lines that are read, sorted and written together.
         batch_tokens: most padded source tokens in a batch; default the recipe's.
         workers: batches decoded at once, see `tfseq2seq.prediction.share_cores`.
@@ -165,7 +162,7 @@ def predict_file(
         OSError: the output cannot be written.
     """
     run = with_hypotheses(run, num_hypotheses)
-    _check_options(source, output, num_hypotheses, output_format, workers, replicas)
+    check_prediction(source, output, num_hypotheses, output_format, workers, replicas)
     file = source if source is not None and source.is_file() else None  # what a pipe gave once is gone
     # Read once before anything is decoded: what is broken is told now, and the time left is known.
     total = None if file is None else sum(1 for _ in stream_lines(file))
@@ -205,7 +202,7 @@ def export_run(
         generator, output, version, config_json=run.model_dump_json(indent=2),
         check_sources=generator.load([source for source, _ in pairs]).numpy().tolist(),
         check_targets=[target for _, target in pairs],
-        num_hypotheses=run.export.num_hypotheses, progress=report,
+        num_hypotheses=run.num_exported, progress=report,
         scores=scores if scores.get("step") == generator.step else None)  # else they are another checkpoint's
 
 
@@ -229,38 +226,6 @@ def best_generator(run: Run, prepared: Prepared, folder: Path) -> Generator:
         models.append(beside.model)
     return Generator(
         models, *generator.tokenizers, run.decode, generator.max_source_length, generator.step, run.decode.weights)
-
-
-def with_hypotheses(run: Run, num_hypotheses: int) -> Run:
-    """The recipe with so many answers a line. Raises ValueError where the beam holds fewer."""
-    if not 1 <= num_hypotheses <= run.decode.beam_size:
-        raise ValueError(
-            f"--n-best must be from 1 to the recipe's decode.beam_size = {run.decode.beam_size}. "
-            f"Received: {num_hypotheses}.")
-    return run.model_copy(update={"decode": run.decode.model_copy(update={"num_hypotheses": num_hypotheses})})
-
-
-def _check_options(
-    source: Path | None, output: Path | None, num_hypotheses: int, output_format: str, workers: int, replicas: int,
-) -> None:
-    if output_format not in FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(FORMATS)}. Received: {output_format!r}.")
-    if output_format == "text" and num_hypotheses > 1:
-        raise ValueError(
-            "--format text holds one hypothesis a line; give tsv or jsonl. "
-            f"Received: --n-best {num_hypotheses}.")
-    if replicas > 1 and workers > 1:
-        raise ValueError(
-            "--workers are batches at once on one device, --replicas one batch on each; leave one of them out. "
-            f"Received: --workers {workers} --replicas {replicas}.")
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"{output.parent}: no such folder for the output.")
-    if output is not None and output.is_dir():
-        raise ValueError(f"{output}: the output must be a file. Received: a folder.")
-    if source is not None and (not source.exists() or source.is_dir()):
-        raise ValueError(f"{source}: {'not a file' if source.exists() else 'no such file'}.")
-    if source is not None and output is not None and output.exists() and source.samefile(output):
-        raise ValueError(f"{output}: is the source too; name another output.")
 
 
 def _lines(source: Path | None) -> Iterator[str]:

@@ -11,16 +11,14 @@ from sacrebleu.metrics.bleu import BLEU
 from pipelines.pairs import Pair
 from pipelines.prepare import Prepared
 from pipelines.reading import stream_lines
+from tfseq2seq.arguments import DISTILLED, check_distilled, with_hypotheses
 from tfseq2seq.config import Run
 from tfseq2seq.console import show
 from tfseq2seq.files import write_atomically
 from tfseq2seq.generation import Answer
 from tfseq2seq.output import FileOutput, Window
 from tfseq2seq.prediction import WINDOW, Replicas, predict_and_tell
-from tfseq2seq.runs import best_generator, fingerprint_of, strategy_over, with_hypotheses
-
-TRAIN = "train.jsonl.gz"
-OWN = {TRAIN, f"{TRAIN}.part", f"{TRAIN}.part.json", "valid.jsonl", "test.jsonl"}
+from tfseq2seq.runs import best_generator, fingerprint_of, strategy_over
 
 
 def distill_run(
@@ -54,13 +52,8 @@ def distill_run(
         OSError: `output` cannot be written.
     """
     run = with_hypotheses(run, run.decode.beam_size if closest else 1)
+    check_distilled(output)
     output.mkdir(parents=True, exist_ok=True)
-    for path in output.iterdir():
-        name = path.name.removeprefix(".").removesuffix(".writing")  # of a file that was half written
-        if name not in OWN or path.name == TRAIN:
-            raise ValueError(
-                f"{output}: must be an empty folder, or hold what an interrupted distill left; name another one. "
-                f"Received: a folder with {path.name}.")
     strategy = strategy_over(replicas)
     with strategy.scope() if strategy else contextlib.nullcontext():
         generator = best_generator(run, prepared, folder)
@@ -68,7 +61,8 @@ def distill_run(
         if pairs:
             write_atomically(output / f"{name}.jsonl", "".join(map(_row, pairs)))
     fingerprint = fingerprint_of(
-        run, generator, folder / "data" / TRAIN, "closest answers" if closest else "best answers", window, batch_tokens)
+        run, generator, folder / "data" / "train.jsonl.gz", "closest answers" if closest else "best answers", window,
+        batch_tokens)
 
     def render(first: int, part: Window) -> str:
         pairs = prepared.train[first - 1 : first - 1 + len(part.lines)]
@@ -77,12 +71,12 @@ def distill_run(
             for (source, target), answers in zip(pairs, part.answers, strict=True) if answers)
         return "".join(_row(pair) for pair in chosen if pair[1].strip())
 
-    with contextlib.closing(FileOutput(output / TRAIN, fingerprint, restart)) as results:
+    with contextlib.closing(FileOutput(output / DISTILLED, fingerprint, restart)) as results:
         predict_and_tell(
             generator, [source for source, _ in prepared.train], results, render, console, len(prepared.train),
             window=window, batch_tokens=batch_tokens, workers=workers,
             replicas=Replicas(generator, strategy) if strategy else None)
-    return sum(1 for _ in stream_lines(output / TRAIN))
+    return sum(1 for _ in stream_lines(output / DISTILLED))
 
 
 def closest_answer(answers: Sequence[Answer], reference: str) -> str:

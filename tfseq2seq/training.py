@@ -16,7 +16,7 @@ from tfseq2seq import callbacks, checkpoints, watching
 from tfseq2seq.alarms import Alarms
 from tfseq2seq.averaging import MovingAverage
 from tfseq2seq.config import Run
-from tfseq2seq.console import progress_bar
+from tfseq2seq.console import command, progress_bar
 from tfseq2seq.distillation import load_distillation
 from tfseq2seq.distribution import Hosts, distribute, make_strategy
 from tfseq2seq.evaluation import TEACHER_FORCED, group_references, order_metrics
@@ -86,9 +86,10 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     model, rate = make_model(run, prepared, strategy, show)
     progress = _restore(folder / "checkpoints", model, hosts)
     rate.scale.assign(progress.rate_scale)
+    first_step, ended = progress.step, _what_ended(progress, settings)
     if not progress.step and settings.start_from is not None:
         _start_from(run, prepared, model, show)
-    if progress.step:
+    if progress.step and ended is None:
         show.print(f"going on from step {progress.step} ({folder / 'checkpoints'})", highlight=False)
     show.print(
         f"{model.count_parameters():,} parameters, {batches.steps_per_epoch:,} steps an epoch, "
@@ -133,7 +134,23 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
             profile.stop()
         stop.raise_if_received()
     alarms.say_last()
+    _say_end(progress, first_step, ended, settings, folder, show)
     return progress
+
+
+def _say_end(
+    progress: callbacks.Progress, first_step: int, ended: str | None, settings, folder: Path, show: Console,
+) -> None:
+    best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
+    lines = [f"done: {progress.step} steps in {progress.seconds / 60:.1f} minutes; best {best}"]
+    if ended is not None and progress.step == first_step:
+        limit = getattr(settings, ended)
+        lines = [
+            f"finished already, by train.{ended} = {limit}: {progress.step} steps in {progress.seconds / 60:.1f} "
+            f"minutes; best {best}",
+            f"to train more: the same command with --set train.{ended}={2 * limit}"]
+    lines.append(f"next: {command('evaluate', folder)}")
+    show.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def make_model(
@@ -181,8 +198,7 @@ def _go_back(folder: Path, model: Seq2Seq, progress: callbacks.Progress, setting
 
 def _evaluate_if_due(model: Seq2Seq, progress: callbacks.Progress, settings, watch: list) -> None:
     """Makes up for an evaluation that was interrupted, so that the best checkpoint and patience are as if not."""
-    ended = progress.step >= settings.steps or _finished(progress, settings)
-    due = progress.step % settings.evaluate_every == 0 or ended
+    due = progress.step % settings.evaluate_every == 0 or _what_ended(progress, settings) is not None
     if progress.step and due and progress.evaluated_step != progress.step:
         logs: dict[str, float] = {}
         for callback in watch:
@@ -256,7 +272,7 @@ def _fit(
 ) -> None:
     """Runs `fit` so that its epochs end at multiples of `evaluate_every`, wherever it starts."""
     every = settings.evaluate_every
-    while progress.step < settings.steps and not _finished(progress, settings):
+    while _what_ended(progress, settings) is None:
         left, first = settings.steps - progress.step, every - progress.step % every
         # A first epoch up to the next multiple, then all whole ones at once, then what is left.
         length, epochs = (every, left // every) if first == every <= left else (min(first, left), 1)
@@ -268,10 +284,15 @@ def _fit(
             return
 
 
-def _finished(progress: callbacks.Progress, settings) -> bool:
+def _what_ended(progress: callbacks.Progress, settings) -> str | None:
+    """The key of [train] by which no step is left; None where one is."""
+    if progress.step >= settings.steps:
+        return "steps"
     if settings.max_minutes is not None and progress.seconds >= 60 * settings.max_minutes:
-        return True
-    return settings.patience is not None and progress.evaluations_without_better >= settings.patience
+        return "max_minutes"
+    if settings.patience is not None and progress.evaluations_without_better >= settings.patience:
+        return "patience"
+    return None
 
 
 def _restore(folder: Path, model: Seq2Seq, hosts: Hosts) -> callbacks.Progress:

@@ -1,12 +1,11 @@
 """Recordings of speech into what is said."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from pipelines.audio import FrontEnd
 from pipelines.pairs import Pair
-from pipelines.recordings import measure_recording, read_recording
 from pipelines.tasks.base import Task
 from tfseq2seq.config import Audio
 
@@ -28,6 +27,8 @@ def nearest_recording(train: Sequence[Pair], sources: Sequence[str]) -> list[str
     Returns:
         N texts.
     """
+    from pipelines.audio import FrontEnd  # which loads TensorFlow; a task's name is asked for before
+
     step = -(-len(train) // NUM_RECORDINGS)
     known = train[::step]
     front_end = FrontEnd(AUDIO.model_copy(update={"normalization": "none"}))
@@ -35,8 +36,10 @@ def nearest_recording(train: Sequence[Pair], sources: Sequence[str]) -> list[str
     return [known[int(np.square(places - place).sum(1).argmin())][1] for place in wanted]
 
 
-def _places(front_end: FrontEnd, paths: Sequence[str]) -> np.ndarray:
+def _places(front_end: Any, paths: Sequence[str]) -> np.ndarray:
     """[N, coordinates] of recordings."""
+    from pipelines.recordings import read_recording
+
     found = []
     for start in range(0, len(paths), AT_ONCE):
         contents = [read_recording(path) for path in paths[start : start + AT_ONCE]]
@@ -50,6 +53,8 @@ def _places(front_end: FrontEnd, paths: Sequence[str]) -> np.ndarray:
 
 def _tenths(path: str) -> int:
     """How long a recording is, in tenths of a second."""
+    from pipelines.recordings import measure_recording
+
     num_samples, rate = measure_recording(path)
     return round(10 * num_samples / rate)
 

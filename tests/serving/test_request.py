@@ -100,7 +100,7 @@ def test_alternatives_follow_the_prefix(request_):
 
 def test_a_pair_is_scored_token_by_token(request_):
     arguments = ["ab", "--signature", "score", "--target", "x"]
-    assert request_(*arguments)[1] == "-1.5000\tab\n"
+    assert request_(*arguments)[1] == "-1.5000\tab\tx\n"
     assert json.loads(request_(*arguments, "--json")[1]) == {
         "source": "ab", "target": "x", "token_log_probabilities": [-0.75, -0.75], "log_probability": -1.5}
 

@@ -1,6 +1,7 @@
 """Commands that ask a server; none of them needs TensorFlow."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,8 @@ CONNECTION, SECURITY, SEARCH, LOAD = "Connection", "Security", "What is asked fo
 SIGNATURE_HELP = (
     "serving_default (the recipe's search), greedy, beam, sample, alternatives (to what follows the prefix), score, or "
     "tokenize. Default: serving_default, or beam with options.")
-ADDRESS_HELP = "host:port of the gRPC server, or http://host:port of its REST API."
+DEFAULT_PORT = 8500  # TensorFlow Serving's, of gRPC
+ADDRESS_HELP = f"host:port of the gRPC server, or host for port {DEFAULT_PORT}; or http://host:port of its REST API."
 
 RestOption = Annotated[bool, typer.Option(
     "--rest", help="The address is of the REST API, also without http:// before it.", rich_help_panel=CONNECTION)]
@@ -56,7 +58,7 @@ def request(
         "--file", "-f", help="Send the lines of this file; or, of speech, this recording (.wav, .flac, .ogg, .mp3).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all that is told, an object a text.")] = False,
-    address: Annotated[str, typer.Option(help=ADDRESS_HELP, rich_help_panel=CONNECTION)] = "127.0.0.1:8500",
+    address: Annotated[str, typer.Option(help=ADDRESS_HELP, rich_help_panel=CONNECTION)] = f"127.0.0.1:{DEFAULT_PORT}",
     rest: RestOption = False,
     model_name: ModelOption = "tfseq2seq",
     model_version: VersionOption = None,
@@ -109,6 +111,8 @@ def request(
     asked = {name: value for name, value in asked.items() if value is not None and value != []}
     signature = signature or (BEAM if asked else SERVING_DEFAULT)
     _check_request(signature, asked)
+    if file and texts:
+        raise typer.BadParameter(f"give TEXTS or --file, not both. Received: {len(texts)} texts and --file {file}.")
     lines: list[str]
     sent: list[Any]
     if file and file.suffix.lower() in RECORDINGS:
@@ -119,10 +123,23 @@ def request(
     else:
         lines = sent = _lines(texts, file)
     with connect(
-        address, rest=rest, model=model_name, timeout=timeout, version=model_version, label=label,
+        _with_port(address, rest), rest=rest, model=model_name, timeout=timeout, version=model_version, label=label,
         retry=Retry(tries=tries), tls=_tls(tls, ca_file, certificate, key, server_name), token=token,
     ) as client:
         _answer(client, signature, lines, sent, list(target or []), asked, as_json)
+
+
+def _with_port(address: str, rest: bool) -> str:
+    """An address as gRPC understands it: without a port it would ask 443."""
+    if rest or "/" in address:  # "http://host", or "unix:/run/socket"
+        return address
+    if re.fullmatch(r"[^:\[\]]+|\[[0-9a-fA-F:.]+\]", address):
+        return f"{address}:{DEFAULT_PORT}"
+    if re.fullmatch(r"([^:\[\]]+|\[[0-9a-fA-F:.]+\]):\d+", address):
+        return address
+    raise typer.BadParameter(
+        f"--address needs HOST:PORT, or HOST for port {DEFAULT_PORT}; an IPv6 address stands in [brackets]. "
+        f"Received: {address!r}.")
 
 
 def _lines(texts: list[str] | None, file: Path | None) -> list[str]:
@@ -157,7 +174,8 @@ def _answer(
                 f"score needs one --target a text. Received: {len(lines)} texts, {len(targets)} targets.")
         for pair, each in zip(zip(lines, targets, strict=True), client.score_tokens(sent, targets), strict=True):
             report = {"source": pair[0], "target": pair[1], "token_log_probabilities": each}
-            print(_as_json(report | {"log_probability": sum(each)}) if as_json else f"{sum(each):.4f}\t{pair[0]}")
+            line = "\t".join((f"{sum(each):.4f}", *pair))
+            print(_as_json(report | {"log_probability": sum(each)}) if as_json else line)
     elif signature == TOKENIZE:
         for text, tokens in zip(lines, client.tokenize(sent), strict=True):
             print(_as_json({"text": text, **tokens._asdict()}) if as_json else f"{text}\t{' '.join(tokens.tokens)}")
@@ -236,8 +254,9 @@ def bench_serving(
     # Over REST each request under way holds a thread here.
     parallel = load.callers or bench.MOST_THREADS
     client = connect_async(
-        address, rest=rest, model=model_name, timeout=timeout, version=model_version, label=label, rows=rows,
-        retry=Retry(tries=1), tls=_tls(tls, ca_file, certificate, key, server_name), token=token, parallel=parallel)
+        _with_port(address, rest), rest=rest, model=model_name, timeout=timeout, version=model_version, label=label,
+        rows=rows, retry=Retry(tries=1), tls=_tls(tls, ca_file, certificate, key, server_name), token=token,
+        parallel=parallel)
     with progress_bar() as report:
         result = bench.run(
             client, texts, load, lambda done: report("asking", min(done, warm_up + seconds), warm_up + seconds))

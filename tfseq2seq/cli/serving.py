@@ -4,26 +4,34 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from pipelines.folders import refuse_file_above
+from serving.starting import check_server
+from tfseq2seq import arguments
 from tfseq2seq.cli.shared import DecodeSetOption, RunArgument, to_values
-from tfseq2seq.console import progress_bar, show
+from tfseq2seq.console import command, progress_bar, show
 from tfseq2seq.quiet import import_tensorflow
 
 
 def export(
     run_folder: RunArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/export.")] = None,
-    version: Annotated[int | None, typer.Option(help="Default: the next free number.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Default: the next free number.")] = None,
     set_: DecodeSetOption = None,
 ) -> None:
     """Write the best checkpoint as a SavedModel for TensorFlow Serving, after proving that it answers the same."""
+    output = output or run_folder / "export"
+    arguments.check_trained(run_folder, to_values(set_))
+    refuse_file_above(output)
     import_tensorflow()
     from tfseq2seq.runs import export_run, open_run
 
     run, prepared = open_run(run_folder, to_values(set_))
     with progress_bar() as report:
-        path = export_run(run, prepared, run_folder, output or run_folder / "export", version, report)
-    show.print(f"exported to {path}; next: tfseq2seq serve {path.parent}", highlight=False)
+        path = export_run(run, prepared, run_folder, output, version, report)
+    show.print(
+        f"exported to {escape(str(path))}; next: {command('serve', path.parent)}", highlight=False, soft_wrap=True)
 
 
 def serve(
@@ -38,6 +46,7 @@ def serve(
         "side, with decode.parts and with decode.jit_compile. Default: as many as there are cores.")] = None,
 ) -> None:
     """Answer gRPC requests as TensorFlow Serving does."""
+    check_server(folder, port, host, backend)
     import_tensorflow()
     from serving.server import serve as run_server
 

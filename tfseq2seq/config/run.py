@@ -254,7 +254,8 @@ class Decode(Table):
 class Export(Table):
     """What the SavedModel holds."""
 
-    num_hypotheses: PositiveInt = 4  # width of the answers of serving_default, at most decode.beam_size
+    # Width of the answers of serving_default, at most decode.beam_size; default: all of the beam, 4 of a wider one.
+    num_hypotheses: PositiveInt | None = None
     max_source_length: PositiveInt = 256  # tokens, or frames; longer requests are cut here
     check_lines: PositiveInt = 32  # held-out lines replayed through checkpoint and SavedModel
 
@@ -269,6 +270,11 @@ class Run(Table):
     train: Train = Train()
     decode: Decode = Decode()
     export: Export = Export()
+
+    @property
+    def num_exported(self) -> int:
+        """Hypotheses of serving_default."""
+        return self.export.num_hypotheses or min(4, self.decode.beam_size)
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -335,10 +341,11 @@ class Run(Table):
                 raise ValueError(
                     f"model.{side}.max_positions must reach the longest {side} input, {max(lengths)} tokens (data, "
                     f"decode and export set them). Received: max_positions = {limit}")
-        if self.export.num_hypotheses > self.decode.beam_size:
+        if self.num_exported > self.decode.beam_size:
             raise ValueError(
-                "export.num_hypotheses must be at most decode.beam_size. Received: "
-                f"export.num_hypotheses={self.export.num_hypotheses}, decode.beam_size={self.decode.beam_size}")
+                "export.num_hypotheses must be at most decode.beam_size; set both, or leave it out to follow the beam. "
+                f"Received: export.num_hypotheses={self.export.num_hypotheses}, "
+                f"decode.beam_size={self.decode.beam_size}")
         return self
 
     def _check_audio(self):
