@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.alignments import align
-from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, weight_of
+from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, untagged, weight_of
 from pipelines.reading import find_split, read_lines, read_pairs, split_sources
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
@@ -34,7 +34,8 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     """The pairs of a recipe's `[data]`; relative paths are seen from the current folder.
 
     Where there is no valid split, one is taken out of train: about 5 %, at most 2000 sources, chosen by a
-    hash of the source, so that equal sources stay on one side. Of several sets that is done where none brings one.
+    hash of the source, so that equal sources stay on one side. Of several sets that is done where none brings one; what
+    is chosen in one of them is held out in all.
 
     Args:
         data: names exactly one of `corpus`, `folder`, `train` or `sets`.
@@ -46,14 +47,15 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
         splits, where = _load(data, "data", data.source_separator, progress)
         if data.alignments is not None:  # before pairs leave train, while line n is of pair n
             splits = splits._replace(train=align(splits.train, str(Path(data.alignments).expanduser())))
-        return _with_valid(splits, where)
+        return splits if splits.valid else _hold_out(splits, _held_out(splits, where), where)
     named = [key for key in Origin.model_fields if getattr(data, key) is not None]
     if named:
         raise DataError(f"data.{named[0]} belongs into one of data.sets, where there are any. Received both.")
     loaded = [
         _load(each, f"data.sets[{number}]", data.source_separator, progress) for number, each in enumerate(data.sets)]
     if not any(splits.valid for splits, _ in loaded):
-        loaded = [(_with_valid(splits, where), where) for splits, where in loaded]
+        held_out = set[str]().union(*(_held_out(splits, where) for splits, where in loaded))
+        loaded = [(_hold_out(splits, held_out, where), where) for splits, where in loaded]
     tagged = [
         [[_annotated(pair, each, number) for pair in pairs] for pairs in splits]
         for number, (each, (splits, _)) in enumerate(zip(data.sets, loaded))]
@@ -62,8 +64,8 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
 
 def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
     source, target = pair
-    tag = "" if of_set.source_tag is None else f"{of_set.source_tag} "
-    return AnnotatedPair(tag + source, target, weight_of(pair) * of_set.weight, number)
+    tags = () if of_set.source_tag is None else (of_set.source_tag,)
+    return AnnotatedPair(" ".join([*tags, source]), target, weight_of(pair) * of_set.weight, number, tags=tags)
 
 
 def _load(origin: Origin, key: str, separator: str | None, progress: Progress | None) -> tuple[Splits, str]:
@@ -189,18 +191,20 @@ def _expanded(paths: str | list[str]) -> str | list[str]:
     return [str(Path(path).expanduser()) for path in paths]
 
 
-def _with_valid(splits: Splits, where: str) -> Splits:
-    if splits.valid:
-        return splits
-    sources = {source for source, _ in splits.train}
+def _held_out(splits: Splits, where: str) -> set[str]:
+    """The train sources that are to be the valid split's."""
+    sources = {untagged(pair)[0] for pair in splits.train}
     if len(sources) < 2:
         raise DataError(
             f"{where}: a valid split cannot be taken out of fewer than 2 distinct sources; name a valid "
             f"file. Received: {len(sources)}.")
-    count = min(max(1, round(VALID_SHARE * len(sources))), MOST_VALID)
-    held_out = set(sorted(sources, key=_hash)[:count])
-    valid = [pair for pair in splits.train if pair[0] in held_out]
-    train = [pair for pair in splits.train if pair[0] not in held_out]
+    return set(sorted(sources, key=_hash)[: min(max(1, round(VALID_SHARE * len(sources))), MOST_VALID)])
+
+
+def _hold_out(splits: Splits, sources: set[str], where: str) -> Splits:
+    """The splits with these sources in valid in the place of train."""
+    valid = [pair for pair in splits.train if untagged(pair)[0] in sources]
+    train = [pair for pair in splits.train if untagged(pair)[0] not in sources]
     logger.warning(
         "%s: there is no valid split, so %s of %s pairs were taken out of train for it.",
         where, f"{len(valid):,}", f"{len(splits.train):,}")

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from pipelines.batching import EMPTY, Batches
-from pipelines.checking import filter_pairs
-from pipelines.pairs import AnnotatedPair, DataError, Splits, set_of, weight_of
+from pipelines.checking import check, filter_pairs
+from pipelines.pairs import AnnotatedPair, DataError, Splits, set_of, tags_of, untagged, weight_of
 from pipelines.prepare import make_batches, prepare
 from pipelines.reading import read_pairs
 from pipelines.tasks import find_task
@@ -58,6 +58,33 @@ def test_where_no_set_brings_a_valid_split_each_gives_a_part(tmp_path):
     assert len(splits.train) == 114
 
 
+def test_what_one_set_holds_out_is_held_out_of_all(tmp_path):
+    folders = [tmp_path / name for name in ("de", "fr")]
+    write(folders[0], "de", 60)
+    folders[1].mkdir()
+    # Half of the sources are those of the other set, so that each would choose other ones.
+    (folders[1] / "train.tsv").write_text("".join(f"number {i}\tfr {i}\n" for i in range(30, 90)))
+    splits = load_splits(Data(sets=[
+        {"folder": str(folder), "source_tag": f"<2{folder.name}>"} for folder in folders]))
+    alone = [load_splits(Data(folder=str(folder))).valid for folder in folders]
+    held_out = {source for valid in alone for source, _ in valid}
+    assert any(30 <= int(source.split()[1]) < 60 for source in held_out)
+    assert {untagged(pair)[0] for pair in splits.valid} == held_out
+    assert not held_out & {untagged(pair)[0] for pair in splits.train}
+    assert len(splits.train) + len(splits.valid) == 120
+
+
+def test_tags_hide_no_leak():
+    train = [
+        AnnotatedPair("<2de> Hello", "Hallo", tags=["<2de>"]), AnnotatedPair("<2fr> Hello", "Salut", tags=["<2fr>"]),
+        AnnotatedPair("<2de> <bt> Yes", "Ja", tags=["<2de>", "<bt>"]), ("<2de> No", "Nein"), ("Good", "Gut")]
+    splits = Splits(train, [AnnotatedPair("<2fr> Yes", "Oui", tags=["<2fr>"]), ("Hello", "Hallo")], [("No", "Nein")])
+    assert check(splits, find_task("translation"), Data()).leakage == {
+        "valid": {"source": 2, "pair": 1}, "test": {"source": 0, "pair": 0}}  # in plain text a tag is text
+    kept, counts = filter_pairs(splits, find_task("translation"))
+    assert kept.train == train[3:] and counts["leaked"] == 3
+
+
 def test_what_was_prepared_is_read_back(sets, tmp_path):
     run = parse_recipe({
         "name": "sets", "data": {"sets": sets, "source_tokenizer": {"vocabulary_size": 330}, "target_tokenizer": {
@@ -67,8 +94,8 @@ def test_what_was_prepared_is_read_back(sets, tmp_path):
     for name in ("train", "valid"):
         found = getattr(prepared, name)
         assert found == getattr(expected, name)
-        assert [(weight_of(pair), set_of(pair)) for pair in found] == [
-            (weight_of(pair), set_of(pair)) for pair in getattr(expected, name)]
+        assert [(weight_of(pair), set_of(pair), tags_of(pair)) for pair in found] == [
+            (weight_of(pair), set_of(pair), tags_of(pair)) for pair in getattr(expected, name)]
     vocabulary = prepared.source_tokenizer.vocabulary()
     assert {"<2de>", "<2fr>", "<bt>"} <= set(vocabulary)
     assert "<2de>" not in prepared.target_tokenizer.vocabulary()
