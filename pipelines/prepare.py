@@ -204,7 +204,7 @@ def _cutting(tokenizer: Tokenizer, run: Run) -> Tokenizer:
 
 def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer, Tokenizer]:
     data = run.data
-    tags = [each.source_tag for each in data.sets if each.source_tag is not None]
+    tags = list(dict.fromkeys(tag for each in data.sets for tag in each.source_tags))
     sources = [source for line, _ in splits.train for source in split_sources(line, data.source_separator)]
     targets = [target for _, target in splits.train]
     if data.share_tokenizer:

@@ -64,7 +64,7 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
 
 def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
     source, target = pair
-    tags = () if of_set.source_tag is None else (of_set.source_tag,)
+    tags = of_set.source_tags
     return AnnotatedPair(" ".join([*tags, source]), target, weight_of(pair) * of_set.weight, number, tags=tags)
 
 

@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from rich.console import Console
 
+from pipelines import prepare as prepare_module
 from pipelines.batching import EMPTY, Batches
 from pipelines.checking import check, filter_pairs
 from pipelines.pairs import AnnotatedPair, DataError, Splits, set_of, tags_of, untagged, weight_of
@@ -17,7 +19,7 @@ from pipelines.text import load_splits
 from tests.pipelines.test_batching import encode, made_up
 from tfseq2seq import runs
 from tfseq2seq.config import ConfigError, Data, parse_recipe
-from tfseq2seq.structures import PAD
+from tfseq2seq.structures import PAD, UNK
 
 
 def write(folder, language, count, valid=0):
@@ -101,6 +103,21 @@ def test_what_was_prepared_is_read_back(sets, tmp_path):
     assert "<2de>" not in prepared.target_tokenizer.vocabulary()
 
 
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+def test_a_set_of_several_tags_has_a_token_for_each(sets, kind):
+    sets = [sets[0], {**sets[2], "source_tag": ["<2de>", "<bt>"]}]
+    splits = load_splits(Data(sets=sets))
+    pair = next(pair for pair in splits.train if set_of(pair) == 1)
+    assert pair[0].startswith("<2de> <bt> machine ") and tags_of(pair) == ("<2de>", "<bt>")
+    size = {"words": 8, "bpe": 300}[kind]  # of words: 4 special ones, 2 tags and the 2 most frequent
+    values = {"sets": sets, "source_tokenizer": {"kind": kind, "vocabulary_size": size}}
+    without_back = splits._replace(train=splits.train[:40])  # "<bt>" is nowhere
+    source, _ = prepare_module._tokenizers(parse_recipe({"name": "sets", "data": values}), without_back)
+    ids = source.encode(tf.constant(["<2de> <bt> number"])).to_list()[0]
+    found = [source.vocabulary()[id_] for id_ in ids]
+    assert [token for token in found if token.startswith("<")] == ["<2de>", "<bt>"] and UNK not in ids
+
+
 @pytest.mark.parametrize("temperature, shares", [
     (1.0, [40, 10, 9]), (5.0, [59 * 40**0.2, 59 * 10**0.2, 59 * 9**0.2]), (1e9, [59, 59, 59])])
 def test_temperature_sets_the_shares_of_an_epoch(sets, tmp_path, temperature, shares):
@@ -165,8 +182,9 @@ def test_wrong_sets_are_refused(sets, tmp_path):
         load_splits(Data(sets=sets, folder="x"))
     with pytest.raises(DataError, match=r"data.sets\[1\] needs exactly one of corpus.*Received: none of them"):
         load_splits(Data(sets=[sets[0], {"source_tag": "<x>"}]))
-    with pytest.raises(ConfigError, match=r"source_tag"):
-        parse_recipe({"name": "x", "data": {"sets": [{"folder": "x", "source_tag": "two words"}]}})
+    for tag in ("two words", "", ["<a>", "b "]):
+        with pytest.raises(ConfigError, match=r"'data.sets.0': source_tag needs a tag without white space.*Received: "):
+            parse_recipe({"name": "x", "data": {"sets": [{"folder": "x", "source_tag": tag}]}})
     for weight in (-1, "much", True, float("inf")):
         path = tmp_path / "pairs.jsonl"
         path.write_text(json.dumps({"source": "a", "target": "b", "weight": weight}))
