@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from pipelines.pairs import AnnotatedPair, DataError, Pair, alignment_of, weight_of
+from pipelines.pairs import AnnotatedPair, DataError, Pair, alignment_of, tags_of, weight_of
 from pipelines.reading import read_lines
 from tfseq2seq.tokenizers import Tokenizer
 
@@ -36,7 +36,12 @@ def align(pairs: list[Pair], path: str) -> list[Pair]:
         raise DataError(
             f"{path}: data.alignments needs one line for each train pair, an empty one where nothing is aligned. "
             f"Received: {len(lines):,} lines for {len(pairs):,} pairs.")
-    for number, ((source, target), line) in enumerate(zip(pairs, lines, strict=True), start=1):
+    for number, (pair, line) in enumerate(zip(pairs, lines, strict=True), start=1):
+        if tags_of(pair):
+            raise DataError(
+                f"{path}:{number}: data.alignments needs pairs without tags, which would be words of the source. "
+                f"Received: {', '.join(tags_of(pair))}.")
+        source, target = pair
         sizes = len(source.split()), len(target.split())
         for link in line.split():
             if not _LINK.fullmatch(link):

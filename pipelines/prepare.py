@@ -7,6 +7,7 @@
 import dataclasses
 import functools
 import gzip
+import itertools
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import numpy as np
 from pipelines.alignments import Alignments
 from pipelines.batching import Batches
 from pipelines.checking import Report, check, filter_pairs
-from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, set_of, weight_of
+from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, set_of, tags_of, weight_of
 from pipelines.reading import split_sources, stream_lines
 from pipelines.sides import SampledSide, Side, SubwordSampler
 from pipelines.tasks import Task, find_task
@@ -204,7 +205,8 @@ def _cutting(tokenizer: Tokenizer, run: Run) -> Tokenizer:
 
 def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer, Tokenizer]:
     data = run.data
-    tags = list(dict.fromkeys(tag for each in data.sets for tag in each.source_tags))
+    of_sets, of_pairs = (each.source_tags for each in data.sets), map(tags_of, splits.train)
+    tags = list(dict.fromkeys(itertools.chain.from_iterable(itertools.chain(of_sets, of_pairs))))
     sources = [source for line, _ in splits.train for source in split_sources(line, data.source_separator)]
     targets = [target for _, target in splits.train]
     if data.share_tokenizer:

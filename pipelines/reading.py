@@ -106,8 +106,8 @@ def read_pairs(paths: Paths, separator: str | None = None) -> list[Pair]:
     """Pairs of one .tsv or .jsonl file, or of source files and a target file with as many lines.
 
     .tsv: source<TAB>target, further columns are ignored. .jsonl: objects with "source", a string or a list of
-    strings, "target", and perhaps "weight", of the pair in the loss. Several sources become one line, with the
-    separator between them.
+    strings, "target", and perhaps "weight", of the pair in the loss, and "tags", a list of words that are put before
+    the source. Several sources become one line, with the separator between them.
 
     Args:
         paths: the file, or [source file, target file], or [source file, source file, ..., target file].
@@ -182,7 +182,7 @@ def _tsv(name: str, lines: Iterable[str]) -> list[Pair]:
 
 
 def _jsonl(name: str, lines: Iterable[str], separator: str | None) -> list[Pair]:
-    pairs = []
+    pairs: list[Pair] = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
@@ -195,12 +195,18 @@ def _jsonl(name: str, lines: Iterable[str], separator: str | None) -> list[Pair]
             raise DataError(
                 f"{name}:{number}: a column is missing; needed is "
                 f'{{"source": "...", "target": "..."}}. Received: {_short(line)}.')
-        pair = (_whole(source), _whole(target))
+        pair: Pair = (_whole(source), _whole(target))
         weight = row.get("weight", 1)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise DataError(
                 f"{name}:{number}: a weight must be a number of at least 0. Received: {_short(line)}.")
-        pairs.append(pair if weight == 1 else AnnotatedPair(*pair, weight=float(weight)))
+        tags = row.get("tags", [])
+        if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.split() == [tag] for tag in tags):
+            raise DataError(
+                f"{name}:{number}: tags must be a list of strings without white space. Received: {_short(line)}.")
+        if weight != 1 or tags:
+            pair = AnnotatedPair(" ".join([*tags, pair[0]]), pair[1], weight=float(weight), tags=tags)
+        pairs.append(pair)
     return pairs
 
 

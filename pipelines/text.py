@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.alignments import align
-from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, untagged, weight_of
+from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, tags_of, untagged, weight_of
 from pipelines.reading import find_split, read_lines, read_pairs, split_sources
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
@@ -63,8 +63,8 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
 
 
 def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
-    source, target = pair
-    tags = of_set.source_tags
+    tags = [*of_set.source_tags, *tags_of(pair)]
+    source, target = untagged(pair)
     return AnnotatedPair(" ".join([*tags, source]), target, weight_of(pair) * of_set.weight, number, tags=tags)
 
 

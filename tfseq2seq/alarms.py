@@ -3,7 +3,7 @@
 Both are counted in tokens between white space; in text that is written without spaces, in characters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -68,10 +68,15 @@ def loops(tokens: Sequence[str]) -> bool:
 
 
 def _cutter(references: References) -> Callable[[str], Sequence[str]]:
-    """Cuts at white space, or into characters where most references of two characters and more hold none."""
-    texts = [reference for line in references for reference in line if len(reference) > 1]
-    spaced = sum(len(text.split()) > 1 for text in texts)
-    return str.split if 2 * spaced >= len(texts) else lambda text: "".join(text.split())
+    """Cuts at white space, or into characters where there is none."""
+    spaced = written_with_spaces(reference for line in references for reference in line)
+    return str.split if spaced else lambda text: "".join(text.split())
+
+
+def written_with_spaces(texts: Iterable[str]) -> bool:
+    """Whether at least half of the texts of two characters and more have white space between words."""
+    found = [len(text.split()) > 1 for text in texts if len(text) > 1]
+    return 2 * sum(found) >= len(found)
 
 
 class Alarms:

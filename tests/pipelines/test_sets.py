@@ -9,6 +9,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from pipelines import prepare as prepare_module
+from pipelines.alignments import align
 from pipelines.batching import EMPTY, Batches
 from pipelines.checking import check, filter_pairs
 from pipelines.pairs import AnnotatedPair, DataError, Splits, set_of, tags_of, untagged, weight_of
@@ -74,6 +75,26 @@ def test_what_one_set_holds_out_is_held_out_of_all(tmp_path):
     assert {untagged(pair)[0] for pair in splits.valid} == held_out
     assert not held_out & {untagged(pair)[0] for pair in splits.train}
     assert len(splits.train) + len(splits.valid) == 120
+
+
+def test_tags_of_a_file_come_after_those_of_its_set(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"source": f"text {i}", "target": "x", "tags": ["<bt>"]} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_pairs(str(path))[2] == ("<bt> text 2", "x")
+    splits = load_splits(Data(sets=[{"train": str(path), "valid": str(path), "source_tag": "<2de>"}]))
+    assert splits.train[1] == ("<2de> <bt> text 1", "x") and untagged(splits.train[1]) == ("text 1", "x")
+    words = {"source_tokenizer": {"kind": "words"}}
+    alone = load_splits(Data(train=str(path), valid=str(path)))
+    source, _ = prepare_module._tokenizers(parse_recipe({"name": "x", "data": words}), alone)
+    assert source.vocabulary()[4] == "<bt>"  # more frequent or not
+    (tmp_path / "links").write_text("0-0\n" * 3)
+    with pytest.raises(DataError, match="links:1: data.alignments needs pairs without tags.*Received: <bt>"):
+        align(alone.train, str(tmp_path / "links"))
+    for tags in ("<bt>", ["a b"], [1], [""]):
+        path.write_text(json.dumps({"source": "a", "target": "b", "tags": tags}))
+        with pytest.raises(DataError, match="pairs.jsonl:1: tags must be a list of strings without white space"):
+            read_pairs(str(path))
 
 
 def test_tags_hide_no_leak():
