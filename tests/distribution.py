@@ -85,7 +85,8 @@ def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=No
     if weighted:
         valid = model.evaluate(distribute(strategy, dataset), steps=1, verbose=0, return_dict=True)
         logs |= {f"valid_{name}": value for name, value in valid.items()}
-    return gradient, {**logs, "gradient_norm": float(tf.convert_to_tensor(model.gradient_norm))}
+    logs |= {"gradient_norm": float(tf.convert_to_tensor(model.gradient_norm)), "traces": model.num_traces}
+    return gradient, logs
 
 
 def compare(found, one):
