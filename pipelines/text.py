@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.alignments import align
+from pipelines.encoding import in_parts
 from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, tags_of, untagged, weight_of
 from pipelines.reading import find_split, read_lines, read_pairs, split_sources
 from pipelines.sources import obtain
@@ -24,7 +25,6 @@ __all__ = [
     "source_ids",
 ]
 
-ENCODED_AT_ONCE = 16_384  # strings; bounds the memory of the ragged intermediates
 VALID_SHARE, MOST_VALID = 0.05, 2000  # held out of train where a data set brings no valid split
 
 logger = logging.getLogger(__name__)
@@ -164,8 +164,7 @@ def encode_pairs(pairs: list[Pair], source_tokenizer: Tokenizer, target_tokenize
 
 def _encode(strings: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     flat, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    for start in range(0, len(strings), ENCODED_AT_ONCE):
-        ids = tokenizer.encode(tf.constant(strings[start : start + ENCODED_AT_ONCE]))
+    for ids in in_parts(strings, tokenizer.encode):
         flat.append(ids.flat_values.numpy())
         lengths.append(ids.row_lengths().numpy())
     return np.concatenate(flat), np.cumsum(np.concatenate(lengths))
