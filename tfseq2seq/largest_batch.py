@@ -21,6 +21,7 @@ from tfseq2seq import cpu, quiet
 from tfseq2seq.config import Run
 from tfseq2seq.console import Report
 from tfseq2seq.distribution import distribute, make_strategy
+from tfseq2seq.errors import first_line
 from tfseq2seq.optimization import check_optimizer
 from tfseq2seq.structures import BOS, EOS, SPECIAL_TOKENS
 from tfseq2seq.training import make_model
@@ -234,7 +235,7 @@ def _try(tell: Any, folder: Path, batches: list[tuple[int, int, int]], limit: in
         # Keras gives what went wrong with TensorFlow another type, and XLA and the C++ library have words of their own.
         of_memory = isinstance(error, tf.errors.ResourceExhaustedError | MemoryError) or any(
             word in str(error).lower() for word in ("out of memory", "oom when", "bad_alloc", "resource_exhausted"))
-        told = error if isinstance(error, ValueError | OSError) else RuntimeError(str(error).splitlines()[0])
+        told = error if isinstance(error, ValueError | OSError) else RuntimeError(first_line(error))
         tell.send(None if of_memory else told)
 
 
