@@ -37,6 +37,8 @@ class Progress:
     evaluations_since_cut: int = 0  # of the rate, or since the best evaluation
     lowest_loss: float | None = None  # nats a token, over a few steps
     divergences: int = 0  # times that training went back to a checkpoint
+    alarms: dict[str, str] = dataclasses.field(default_factory=dict)  # that the last evaluation gave, by figure
+    alarms_said: dict[str, str] = dataclasses.field(default_factory=dict)  # those of them that the user knows
 
 
 class StopOnSignal(keras.callbacks.Callback):
