@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseq2seq.config import Model
+from tfseq2seq.distillation import Distillation
 from tfseq2seq.distribution import distribute, make_strategy
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import build_model
@@ -36,6 +37,7 @@ HOST_CASES = {"2 workers": 1, "2 workers, accumulation 2": 2}  # parts
 GIVEN, OWN = "given weights", "own weights, clipped"
 VARIANTS = {GIVEN: (True, None), OWN: (False, 0.1)}  # whether given, clip norm
 PAIR_WEIGHTS = np.array([2.0, 0.5, 1.0, 1.0, 0.25, 1.0, 0.0, 3.0], np.float32)  # of each row, where weights are given
+TAUGHT = "recurrent: 2 workers: guided alignment and a teacher"
 PLANS = [(case, OWN) for case in (*CASES, *HOST_CASES)] + [("2 replicas, accumulation 2", GIVEN)]
 
 # Target tokens of each row. The halves hold 3 and 17: a mean of the replicas' means would be far off.
@@ -53,6 +55,30 @@ def make_batch():
             target[row, :length] = [BOS, *words]
             labels[row, :length] = [*words, EOS]
     return source, target, labels
+
+
+def make_alignment():
+    """[8, 6, 6] float32: the t-th of n target tokens comes from the last but t of the source, the second from two."""
+    alignment = np.zeros([8, 6, 6], np.float32)
+    for row, length in enumerate(LENGTHS):
+        for t in range(length - 1):
+            alignment[row, t, length - 1 - t] = 1
+        if length > 2:
+            alignment[row, 1, :2] = 0.5
+            alignment[row, 1, 2:] = 0
+    return alignment
+
+
+def take_taught_step(replicas):
+    """As `take_step`, with the weights that are given, alignments and a teacher."""
+
+    def teach(model):
+        model.guided_alignment_weight = 2.0
+        keras.utils.set_random_seed(2)
+        teacher = build_model(Model(embedding_units=8, **FAMILIES["transformer"]), 11, 10)
+        model.distillation = Distillation(teacher, 0.7, 2.0)
+
+    return take_step("recurrent", replicas, 1, True, None, teach, {"alignment": make_alignment()})
 
 
 def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=None):
@@ -104,6 +130,7 @@ def steps_of_hosts(path):
     for family in FAMILIES:
         for case, parts in HOST_CASES.items():
             steps[f"{family}: {case}: {OWN}"] = take_step(family, None, parts, *VARIANTS[OWN])
+    steps[TAUGHT] = take_taught_step(None)
     arrays = {f"{name}/{i}": part for name, (gradient, _) in steps.items() for i, part in enumerate(gradient)}
     np.savez(path, logs=json.dumps({name: logs for name, (_, logs) in steps.items()}), **arrays)
 
@@ -130,7 +157,7 @@ def compare_hosts(ones):
         hosts = start_hosts(
             lambda index: [sys.executable, "-m", "tests.distribution", "--host", str(paths[index])])
         for host in hosts:
-            _, errors = host.communicate(timeout=400)
+            _, errors = host.communicate(timeout=900)
             if host.returncode:
                 raise RuntimeError(errors[-3000:])
         found = {}
@@ -138,7 +165,7 @@ def compare_hosts(ones):
             with np.load(path) as file:
                 for name, logs in json.loads(str(file["logs"])).items():
                     family, _, variant = name.split(": ")
-                    one = ones[family, variant]
+                    one = ones[name if name == TAUGHT else (family, variant)]
                     gradient = [file[f"{name}/{i}"] for i in range(len(one[0]))]
                     case = compare((gradient, logs), one)
                     if case["difference"] >= found.get(name, case)["difference"]:  # of the two hosts, the farther one
@@ -163,6 +190,7 @@ def main():
             for case, (replicas, parts) in CASES.items():
                 if (case, variant) in PLANS:
                     found[f"{family}: {case}: {variant}"] = compare(take_step(family, replicas, parts, *options), one)
+    ones[TAUGHT] = take_taught_step(1)
     found |= compare_hosts(ones)
     if arguments.json:
         print(json.dumps(found))
