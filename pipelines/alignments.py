@@ -68,7 +68,7 @@ def word_numbers(strings: Sequence[str], tokenizer: Tokenizer) -> tuple[np.ndarr
         [sum of lengths] int32, for each token of `encode`, laid end to end, and [N + 1] int64, where strings begin.
     """
     flat, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    for surfaces in in_parts(strings, tokenizer.surfaces):
+    for surfaces in in_parts(tokenizer.surfaces, strings):
         lengths.append(surfaces.row_lengths().numpy())
         if lengths[-1].any():
             flat.append(_number(surfaces.flat_values.numpy().tolist(), surfaces.row_splits.numpy()))

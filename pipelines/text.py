@@ -3,6 +3,7 @@
 `source_ids` runs in the graph: training's evaluation and the SavedModel share it.
 """
 
+import functools
 import hashlib
 import itertools
 import logging
@@ -12,12 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.alignments import align
+from pipelines.audio import FrontEnd
 from pipelines.encoding import in_parts
 from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, tags_of, untagged, weight_of
 from pipelines.reading import find_split, read_lines, read_pairs, split_sources
+from pipelines.recordings import num_frames, read_manifest
+from pipelines.records import INDEX, read_splits
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
-from tfseq2seq.structures import EOS, PAD
+from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
 from tfseq2seq.tokenizers import Tokenizer
 
 __all__ = [
@@ -44,7 +48,7 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
         DataError: none or several of them are named, or what they name is missing or broken.
     """
     if not data.sets:
-        splits, where = _load(data, "data", data.source_separator, progress)
+        splits, where = _load(data, "data", data, progress)
         if data.alignments is not None:  # before pairs leave train, while line n is of pair n
             splits = splits._replace(train=align(splits.train, str(Path(data.alignments).expanduser())))
         return splits if splits.valid else _hold_out(splits, _held_out(splits, where), where)
@@ -52,7 +56,7 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     if named:
         raise DataError(f"data.{named[0]} belongs into one of data.sets, where there are any. Received both.")
     loaded = [
-        _load(each, f"data.sets[{number}]", data.source_separator, progress) for number, each in enumerate(data.sets)]
+        _load(each, f"data.sets[{number}]", data, progress) for number, each in enumerate(data.sets)]
     if not any(splits.valid for splits, _ in loaded):
         held_out = set[str]().union(*(_held_out(splits, where) for splits, where in loaded))
         loaded = [(_hold_out(splits, held_out, where), where) for splits, where in loaded]
@@ -68,7 +72,7 @@ def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
     return AnnotatedPair(" ".join([*tags, source]), target, weight_of(pair) * of_set.weight, number, tags=tags)
 
 
-def _load(origin: Origin, key: str, separator: str | None, progress: Progress | None) -> tuple[Splits, str]:
+def _load(origin: Origin, key: str, data: Data, progress: Progress | None) -> tuple[Splits, str]:
     """The splits of one origin as they are, and where they are from."""
     named = [name for name in ("corpus", "folder", "train") if getattr(origin, name) is not None]
     if len(named) != 1:
@@ -83,8 +87,8 @@ def _load(origin: Origin, key: str, separator: str | None, progress: Progress | 
     if origin.corpus is not None:
         return obtain(origin.corpus, origin.pair, progress), origin.corpus
     if origin.folder is not None:
-        return _load_folder(Path(origin.folder).expanduser(), separator), origin.folder
-    return _load_files(origin.train, origin.valid, origin.test, separator), f"{key}.train"
+        return _load_folder(Path(origin.folder).expanduser(), data), origin.folder
+    return _load_files(origin.train, origin.valid, origin.test, data), f"{key}.train"
 
 
 class SeveralSources(Tokenizer):
@@ -121,6 +125,9 @@ class SeveralSources(Tokenizer):
     def pieces(self, strings):
         return self._each(strings, self.of_one_source.pieces, "")
 
+    def labels(self, strings):
+        return self._each(strings, self.of_one_source.labels, SPECIAL_TOKENS[EOS])
+
     def _encode(self, strings):
         return self._each(strings, self.of_one_source.encode, EOS)
 
@@ -135,7 +142,18 @@ class SeveralSources(Tokenizer):
         return self.of_one_source.decode(ids)
 
 
-def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tuple[tf.Tensor, tf.Tensor]:
+def read_source(
+    strings: tf.Tensor, reader: Tokenizer | FrontEnd, max_length: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sources as a model reads them, in the graph: as `source_ids`, or features of WAV files as `FrontEnd.read`."""
+    if isinstance(reader, FrontEnd):
+        return reader.read(strings, max_length)
+    return source_ids(strings, reader, max_length)
+
+
+def source_ids(
+    strings: tf.Tensor, tokenizer: Tokenizer, max_length: int, beside: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Strings to ids ended by EOS, in the graph.
 
     Args:
@@ -143,11 +161,13 @@ def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tup
         tokenizer: of the side that the strings are on.
         max_length: tokens, end token included, at least 1; a longer row keeps its first `max_length - 1`
             tokens and gets its EOS after them.
+        beside: where the strings are targets, [N] string, their sources: what tokens may be copied from.
     Returns:
         ids [N, S] int32, padded by PAD, with S the longest row and at least 1; cut [N] bool, True on
         rows that were longer.
     """
-    ids = tokenizer.encode(strings)  # [N, (S)]
+    ids = tokenizer.encode(strings) if beside is None else tokenizer.encode_beside(
+        strings, tokenizer.copies(beside))  # [N, (S)]
     cut = ids.row_lengths() > max_length - 1
     ids = ids[:, : max_length - 1]
     num_rows = ids.nrows()
@@ -156,32 +176,49 @@ def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tup
     return ids.to_tensor(PAD, shape=tf.stack([num_rows, longest])), cut
 
 
-def encode_pairs(pairs: list[Pair], source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> EncodedPairs:
-    """Pairs to flat ids with offsets, without BOS and EOS; nothing is cut."""
-    sources = _encode([source for source, _ in pairs], source_tokenizer)
-    return EncodedPairs(*sources, *_encode([target for _, target in pairs], target_tokenizer))
+def encode_pairs(
+    pairs: list[Pair], source_tokenizer: Tokenizer | FrontEnd, target_tokenizer: Tokenizer,
+) -> EncodedPairs:
+    """Pairs to flat ids with offsets, without BOS and EOS; nothing is cut.
+
+    A recording has an id, PAD, for each frame but the last, which so stands for the end.
+    """
+    lines = [source for source, _ in pairs]
+    if isinstance(source_tokenizer, FrontEnd):
+        offsets = np.cumsum([0, *(num_frames(source_tokenizer, path) - 1 for path in lines)], dtype=np.int64)
+        sources = np.full(offsets[-1], PAD, np.int32), offsets
+    else:
+        sources = _encode(lines, source_tokenizer)
+    return EncodedPairs(*sources, *_encode([target for _, target in pairs], target_tokenizer, lines))
 
 
-def _encode(strings: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def _encode(
+    strings: list[str], tokenizer: Tokenizer, beside: list[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     flat, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    for ids in in_parts(strings, tokenizer.encode):
+    def encode(strings: tf.Tensor, *sources: tf.Tensor) -> tf.RaggedTensor:
+        return tokenizer.encode_beside(strings, tokenizer.copies(*sources)) if sources else tokenizer.encode(strings)
+
+    for ids in in_parts(encode, strings, *([] if beside is None else [beside])):
         flat.append(ids.flat_values.numpy())
         lengths.append(ids.row_lengths().numpy())
     return np.concatenate(flat), np.cumsum(np.concatenate(lengths))
 
 
-def _load_folder(folder: Path, separator: str | None) -> Splits:
+def _load_folder(folder: Path, data: Data) -> Splits:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; data.folder needs one with train, valid and test files.")
+    if (folder / INDEX).exists():
+        return read_splits(folder, data.source_separator)
     train, valid, test = (find_split(folder, name) for name in Splits._fields)
     if train is None:
         raise DataError(f"{folder}: holds no train.tsv or train.jsonl (or .gz of it).")
-    return _load_files(train, valid, test, separator)
+    return _load_files(train, valid, test, data)
 
 
-def _load_files(train, valid, test, separator: str | None) -> Splits:
-    read = [[] if paths is None else read_pairs(_expanded(paths), separator) for paths in (train, valid, test)]
-    return Splits(*read)
+def _load_files(train, valid, test, data: Data) -> Splits:
+    read = read_manifest if data.audio is not None else functools.partial(read_pairs, separator=data.source_separator)
+    return Splits(*([] if paths is None else read(_expanded(paths)) for paths in (train, valid, test)))
 
 
 def _expanded(paths: str | list[str]) -> str | list[str]:

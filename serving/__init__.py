@@ -3,5 +3,6 @@
 - `signatures`: what a client may ask for.        - `protocol`: the messages, without TensorFlow.
 - `client`: asks a server, without TensorFlow.    - `server`: answers as TensorFlow Serving does.
 - `servables`: SavedModels ready to answer.       - `export`: writes a SavedModel that proved itself.
-- `folders`: where versions and their warm-up requests lie.
+- `folders`: where versions and their warm-up requests lie.   - `bulk`: answers files, on Apache Beam.
+- `bench`: asks as many do, and tells how fast a server answers.   - `playground/`: the page of the embedded server.
 """

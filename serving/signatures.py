@@ -13,6 +13,7 @@ BEAM = "beam"
 SAMPLE = "sample"
 ALTERNATIVES = "alternatives"
 SCORE = "score"
+TOKENIZE = "tokenize"
 
 # What a row may ask for -> its type. All inputs of a signature must be sent: `AS_EXPORTED` stands for "as exported",
 # and "" for no prefix and no phrases.
@@ -23,11 +24,18 @@ SAMPLE_OPTIONS = {
     "prefix": "string"}
 AS_EXPORTED: dict[str, Any] = {"float32": math.nan, "int32": -1, "int64": -1, "string": ""}
 PHRASE_SEPARATOR = "\n"  # between the phrases of a row
+TOKEN_SEPARATOR = " "  # between tokens, of which none contains it
 
 # One value for all texts, or one a text; None is as exported.
 Numbers = float | Sequence[float | None] | None
 Strings = str | Sequence[str | None] | None
 Phrases = str | Sequence[str] | Sequence[str | Sequence[str] | None] | None
+
+
+# Of a model of speech "text" and "source" are the bytes of WAV files; it has one more signature, for samples [N, L]
+# float32 in [-1, 1], of which `num_samples` [N] int32 are real, at `sample_rate` [N] int32 Hz. A server that batches
+# joins only requests of one width L; strings it always can.
+SAMPLES = "samples"
 
 
 class Signature(NamedTuple):
@@ -52,17 +60,22 @@ OUTPUTS = {
     "length": "[N, H] int32, tokens, end token included",
     "alignment": '[N, H] string: "0-0 1-2", target token - source token with the most attention, the end left out',
     "token_log_probability": "[N, H, L] float32, nats; 0 after the end",
-    "attention": "[N, H, L, S] float32, weights of each token on the source tokens, end tokens included; else 0"}
-_ANSWERS = ("text", "score")
+    "attention": "[N, H, L, S] float32, weights of each token on the source tokens, end tokens included; else 0",
+    "tokens": '[N, H] string, joined by `TOKEN_SEPARATOR`, spaces in them as "▁", "</s>" at the end; to be looked at',
+    "truncated": "[N] bool, whether a line was longer than S and so cut"}
+_ANSWERS = ("text", "score", "truncated")
 SIGNATURES = {
     SERVING_DEFAULT: Signature({"text": "string"}, _ANSWERS),
     GREEDY: Signature({"text": "string"}, _ANSWERS),
     BEAM: Signature({"text": "string", **BEAM_OPTIONS}, tuple(OUTPUTS)),
     SAMPLE: Signature({"text": "string", **SAMPLE_OPTIONS}, tuple(OUTPUTS)),
     ALTERNATIVES: Signature({"text": "string", "prefix": "string"}, tuple(OUTPUTS)),
-    # [N] float32 nats; [N] int32; [N, L'] float32 nats, L' the longest source of the export.
+    # [N] float32 nats; [N] int32; [N, S] float32 nats; [N] string, of the target.
     SCORE: Signature(
-        {"source": "string", "target": "string"}, ("log_probability", "length", "token_log_probability")),
+        {"source": "string", "target": "string"},
+        ("log_probability", "length", "token_log_probability", "tokens", "truncated")),
+    # [N] string, of the source; [N, S] int32, 0 after the end; [N] int32.
+    TOKENIZE: Signature({"text": "string"}, ("tokens", "ids", "length", "truncated")),
 }
 
 

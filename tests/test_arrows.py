@@ -55,7 +55,10 @@ ARROWS = {
     "tfseq2seq.fit_functions": [],
     "tfseq2seq.losses": ["tfseq2seq.structures", "tfseq2seq.config.*"],
     "tfseq2seq.optimization": ["tfseq2seq.structures", "tfseq2seq.config.*"],
-    "tfseq2seq.evaluation": ["tfseq2seq.structures", "tfseq2seq.config.*"],
+    "tfseq2seq.syntax": [],
+    "tfseq2seq.likeness": [],
+    "tfseq2seq.evaluation": [
+        "tfseq2seq.structures", "tfseq2seq.config.*", "tfseq2seq.likeness", "tfseq2seq.syntax"],
     "tfseq2seq.decoding.*": ["tfseq2seq.structures"],  # it gets a step function, never the model
     # Joins model, tokenizers and search: strings in, strings out, the same graph in training and export.
     "tfseq2seq.generation": [
@@ -66,6 +69,10 @@ ARROWS = {
         "tfseq2seq.options",
         "tfseq2seq.alignment",
         "pipelines.text",
+        "pipelines.audio",
+        "pipelines.frames",
+        "pipelines.recordings",
+        "pipelines.wav",
         "pipelines.batching",
     ],
     "tfseq2seq.model_search": ["tfseq2seq.model", "tfseq2seq.decoding.*", "tfseq2seq.structures"],
@@ -117,10 +124,31 @@ ARROWS = {
     "serving.signatures": [],
     "serving.protocol": [],
     "serving": [],
-    "serving.client": ["serving.signatures", "serving.protocol"],
+    "serving.client.*": ["serving.signatures", "serving.protocol"],
+    "serving.bench": ["serving.client.*", "serving.signatures"],
     "serving.folders": [],
-    "serving.servables": ["serving.folders", "serving.signatures"],
-    "serving.server": ["serving.folders", "serving.servables", "serving.signatures"],
+    # The embedded server, from the model to the ports.
+    "serving.errors": [],
+    "serving.settings": [],
+    "serving.batching": ["serving.errors", "serving.settings"],
+    "serving.servables": ["serving.batching", "serving.errors", "serving.folders", "serving.signatures"],
+    "serving.versions": [
+        "serving.batching", "serving.errors", "serving.folders", "serving.servables", "serving.settings"],
+    "serving.workers": [],
+    "serving.answers": [
+        "serving.errors", "serving.folders", "serving.settings", "serving.signatures", "serving.versions"],
+    "serving.records": ["serving.answers"],
+    "serving.security": ["serving.errors", "serving.settings"],
+    "serving.grpc_services": ["serving.answers", "serving.errors", "serving.records", "serving.workers"],
+    "serving.json_tensors": ["serving.errors"],
+    "serving.http_server": [],
+    "serving.rest": [
+        "serving.answers", "serving.errors", "serving.http_server", "serving.json_tensors", "serving.records",
+        "serving.settings", "serving.workers"],
+    "serving.server": [
+        "serving.answers", "serving.batching", "serving.errors", "serving.folders", "serving.grpc_services",
+        "serving.http_server", "serving.records", "serving.rest", "serving.security", "serving.settings",
+        "serving.signatures", "serving.versions", "serving.workers"],
     "serving.export": [
         *LIBRARY,
         "tfseq2seq.generation",
@@ -130,9 +158,27 @@ ARROWS = {
         "serving.servables",
         "serving.signatures",
     ],
+    # Lines in, answers out, as `tfseq2seq.prediction` writes them.
+    "serving.bulk": [
+        "serving.folders",
+        "serving.servables",
+        "serving.signatures",
+        "tfseq2seq.generation",
+        "tfseq2seq.output",
+        "pipelines.batching",
+        "pipelines.beam_files",
+    ],
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
     # What one does with a run's folder, and the commands around it, may know everything.
+    "tfseq2seq.perplexity": [],
+    "tfseq2seq.breakdown": ["tfseq2seq.evaluation", "tfseq2seq.likeness"],
+    "tfseq2seq.assessment": ["tfseq2seq.*", "pipelines.*"],
+    "tfseq2seq.charts": [],
+    "tfseq2seq.report": [
+        "tfseq2seq", "tfseq2seq.assessment", "tfseq2seq.breakdown", "tfseq2seq.charts", "tfseq2seq.evaluation",
+        "tfseq2seq.plots", "tfseq2seq.significance"],
+    "tfseq2seq.chat": ["tfseq2seq.*", "pipelines.*", "serving.client"],
     "tfseq2seq.runs": ["tfseq2seq.*", "pipelines.*", "serving.export"],
     "tfseq2seq.largest_batch": ["tfseq2seq.*", "pipelines.*"],
     "tfseq2seq.sequence_distillation": ["tfseq2seq.*", "pipelines.*"],
@@ -159,7 +205,7 @@ def test_no_imports_go_in_circles(tree):
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("module", ["serving.client", "tfseq2seq", "tfseq2seq.config"])
+@pytest.mark.parametrize("module", ["serving.client", "serving.bench", "tfseq2seq", "tfseq2seq.config"])
 def test_light_modules_lead_to_no_tensorflow(tree, module):
     if module not in tree:
         pytest.skip(f"{module} is not part of this tree")

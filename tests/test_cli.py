@@ -1,6 +1,7 @@
 """The command line: what a user's mistake prints, and what the commands do on a finished run."""
 
 import contextlib
+import io
 import json
 import socket
 import sys
@@ -8,8 +9,10 @@ import sys
 import pytest
 
 import tfseq2seq
+from serving.client import Client
 from serving.server import EmbeddedServer
-from tfseq2seq import cli
+from tfseq2seq import cli, runs
+from tfseq2seq.chat import RunPartner, ServedPartner
 
 
 def run(monkeypatch, *arguments):
@@ -122,8 +125,8 @@ def test_a_wrong_argument_is_usage(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", [
-    "check", "describe", "prepare", "largest-batch", "feed", "train", "evaluate", "predict", "distill", "export",
-    "serve", "request", "demo"])
+    "check", "describe", "prepare", "largest-batch", "feed", "train", "evaluate", "predict", "chat", "distill",
+    "export", "serve", "request", "demo"])
 def test_every_command_has_help(monkeypatch, capsys, command):
     assert run(monkeypatch, command, "--help") == 0
     assert "Usage: tfseq2seq " + command in capsys.readouterr().out
@@ -157,6 +160,34 @@ def test_predict_and_request_print_the_same_answers(monkeypatch, capsys, tiny_ru
         assert float(capsys.readouterr().out.split("\t")[0]) < 0
     assert [row[2] for row in predicted] == [row[2] for row in asked]
     assert [row[0] for row in predicted] == ["1"] * 3 + ["2"] * 3
+
+
+def test_a_talk_with_a_run_and_with_its_server_is_the_same(monkeypatch, capsys, tiny_run, exported):
+    def talk(*arguments):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("abca\n\n  dab \n/nothing\n/reset\nabca\n/quit\nnever\n"))
+        assert run(monkeypatch, "chat", *arguments) == 0
+        return capsys.readouterr().out.splitlines()
+
+    alone = talk(tiny_run)
+    assert alone[2:4] == ["(no command /nothing; /reset begins anew, /quit ends (so does Ctrl-D))", "(a new talk)"]
+    assert len(alone) == 5 and alone[0] == alone[4]
+    with EmbeddedServer(exported, port=0) as server:
+        assert talk(f"127.0.0.1:{server.port}", "--turns", 1) == alone
+        with_turns = talk(f"127.0.0.1:{server.port}")  # all turns are sent, with the separator's letters
+        assert talk(tiny_run, "--turns", 4) == with_turns
+        client = Client(server.address)
+        served = ServedPartner(client)
+        # The export reads 32 tokens, an end token among them: letters here.
+        assert [served.fits("a" * length) for length in (3, 30, 31, 32, 50)] == [True, True, False, False, False]
+    generator = runs.best_generator(*runs.open_run(tiny_run), tiny_run)
+    assert [RunPartner(generator).fits("a" * length) for length in (3, 30, 31, 32, 50)] == [
+        True, True, True, False, False]
+
+
+def test_a_talk_needs_a_run_or_an_address(fails, tmp_path):
+    assert "host:port of a server. Received: 'nowhere', which is neither" in fails("chat", "nowhere")
+    assert "Leave --set out" in fails("chat", "127.0.0.1:9", "--set", "decode.beam_size=1")
+    assert "holds no run" in fails("chat", tmp_path)
 
 
 def test_evaluate_prints_json(monkeypatch, capsys, tiny_run):

@@ -119,7 +119,7 @@ def test_no_n_tokens_come_twice(generator_of):
 
 def lengths_of(generator):
     """Of the answers to each source, in tokens with the end token."""
-    _, found = generator.hypotheses(tf.constant(SOURCES), 3)
+    *_, found = generator.hypotheses(tf.constant(SOURCES), 3)
     return found.lengths.numpy()
 
 
@@ -163,7 +163,7 @@ def test_an_unknown_word_is_replaced_by_the_source_word_with_the_most_attention(
     sources = ["fish swim", "the fish", ""]
     asked = as_exported(3, prefix=["fish a swim"] * 3)  # two words that the target side does not know
     described = generator_of().beam_with(tf.constant(sources), 3, **asked)
-    _, found = generator_of().hypotheses(tf.constant(sources), 3, "beam", **asked)
+    *_, found = generator_of().hypotheses(tf.constant(sources), 3, "beam", **asked)
     replaced = generator_of(replace_unknown=True).beam_with(tf.constant(sources), 3, **asked)
     for row, line in enumerate(sources):
         words = line.split()
@@ -195,7 +195,7 @@ def test_several_models_answer_as_one(generator_of, models, combination, weights
     scored = both.score(tf.constant(SOURCES[:1]), tf.constant([target]))
     np.testing.assert_allclose(scored["token_log_probability"][0, :3], expected, rtol=1e-4)
     # A found hypothesis scores as its own text.
-    source, found = both.hypotheses(tf.constant(SOURCES), 1)
+    source, _, found = both.hypotheses(tf.constant(SOURCES), 1)
     text = both.beam(tf.constant(SOURCES), 1)["text"].numpy()[:, 0]
     known = [row for row, each in enumerate(text) if "⁇" not in each.decode()]
     again = both.score(tf.constant(SOURCES), tf.constant(text))["log_probability"].numpy()

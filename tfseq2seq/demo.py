@@ -11,10 +11,11 @@ from rich.table import Table
 
 from serving.client import Client
 from serving.server import EmbeddedServer
+from tfseq2seq.assessment import evaluate_run
 from tfseq2seq.config import load_recipe
 from tfseq2seq.console import progress_bar
 from tfseq2seq.evaluation import group_references, render_table
-from tfseq2seq.runs import evaluate_run, export_run, open_run, train_run
+from tfseq2seq.runs import export_run, open_run, train_run
 
 RECIPES = {"pronunciation": "demo_pronunciation.toml", "translation": "demo_translation.toml"}
 NUM_QUESTIONS = 10

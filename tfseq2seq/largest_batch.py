@@ -244,10 +244,14 @@ def _full_batch(
 ) -> Any:
     """A batch without padding, as it takes the most memory."""
     first = len(SPECIAL_TOKENS)
+    source: np.ndarray
+    labels: np.ndarray
     source, labels = (
         random.integers(first, vocabulary, [rows, length], np.int32) for vocabulary, length in (
             (model.source_vocabulary_size, source_length), (model.target_vocabulary_size, target_length)))
     source[:, -1] = labels[:, -1] = EOS
+    if model.config.source == "features":
+        source = np.ones([rows, source_length, model.source_vocabulary_size + 1], np.float32)
     target = np.concatenate([np.full([rows, 1], BOS, np.int32), labels[:, :-1]], 1)
     inputs = {"source": source, "target": target}
     if aligned:

@@ -61,6 +61,11 @@ def render(output_format: str, first: int, window: Window) -> str:
     return "".join(row + "\n" for row in rows)
 
 
+def packed(data: bytes, name: str) -> bytes:
+    """The data as they lie in a file of that name: a member of .gz, the same for the same data, or as they are."""
+    return gzip.compress(data, mtime=0) if name.endswith(".gz") else data
+
+
 class Output(Protocol):
     """Where windows go, in order."""
 
@@ -161,7 +166,7 @@ class FileOutput:
 
     def append(self, text: str, num_lines: int, num_cut: int) -> None:
         data = text.encode()
-        self._file.write(gzip.compress(data, mtime=0) if self.path.suffix == ".gz" else data)
+        self._file.write(packed(data, self.path.name))
         self._file.flush()
         self.num_lines, self.num_cut = self.num_lines + num_lines, self.num_cut + num_cut
         if self._fingerprint is not None:
@@ -173,7 +178,7 @@ class FileOutput:
     def finish(self) -> None:
         """Renames the file into place."""
         if self.path.suffix == ".gz" and not self._file.tell():
-            self._file.write(gzip.compress(b"", mtime=0))
+            self._file.write(packed(b"", self.path.name))
         self._file.flush()
         os.fsync(self._file.fileno())
         os.replace(self._part, self.path)

@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,11 @@ from tfseq2seq.averaging import average_checkpoints
 from tfseq2seq.config import ConfigError, Run, override
 from tfseq2seq.console import Report, progress_bar, show
 from tfseq2seq.distribution import Hosts, make_strategy
-from tfseq2seq.evaluation import Score, as_dict, evaluate, group_references, maximizes, order_metrics
-from tfseq2seq.files import write_atomically
+from tfseq2seq.evaluation import maximizes, order_metrics
 from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.optimization import check_optimizer
 from tfseq2seq.output import FORMATS, FileOutput, StreamOutput
-from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict_and_tell
-from tfseq2seq.significance import Comparison, compare
+from tfseq2seq.prediction import WINDOW, Replicas, predict_and_tell
 from tfseq2seq.training import AVERAGED, load_generator, train
 
 
@@ -136,95 +134,6 @@ def open_run(folder: Path, overrides: dict[str, Any] | None = None) -> tuple[Run
     return override(prepared.run, overrides or {}, ("decode", "export")), prepared
 
 
-def evaluate_run(
-    run: Run, prepared: Prepared, folder: Path, split: str, limit: int | None, report: Report, workers: int = 1,
-) -> dict[str, dict[str, Score]]:
-    """Scores the best checkpoint, and the task's cheap baseline, on a held-out split.
-
-    The scores are kept in `folder`/scores-SPLIT.json when the whole split was decoded.
-
-    Args:
-        run: the recipe.
-        prepared: its data.
-        folder: the run's folder.
-        split: "valid" or "test".
-        limit: only the first so many sources.
-        report: told (stage, done, total).
-        workers: batches decoded at once.
-    Returns:
-        Scores by metric for the baseline's name and for the run's.
-    Raises:
-        ValueError: an unknown or empty split, or no checkpoint.
-    """
-    task = prepared.task
-    sources, references = _held_out(prepared, folder, split)
-    sources, references = sources[:limit], references[:limit]
-    generator = best_generator(run, prepared, folder)
-    hypotheses = _decode(generator, sources, workers, report)
-    report("scoring", 0, None)
-    baseline = task.baseline(prepared.train, sources)
-    scores = {
-        task.baseline_name: evaluate(task.metrics, sources, baseline, references),
-        run.name: evaluate(task.metrics, sources, hypotheses, references)}
-    if limit is None:
-        values = {"step": generator.step, **{system: as_dict(by_metric) for system, by_metric in scores.items()}}
-        write_atomically(folder / f"scores-{split}.json", json.dumps(values, indent=2) + "\n")
-    return scores
-
-
-def compare_runs(
-    folders: Sequence[Path], split: str, report: Report, overrides: dict[str, Any] | None = None, workers: int = 1,
-    samples: int = 1000,
-) -> dict[str, dict[str, Comparison]]:
-    """Scores the best checkpoints of several runs on the same held-out split, each beside the first.
-
-    Args:
-        folders: of at least two runs.
-        split: "valid" or "test".
-        report: told (stage, done, total).
-        overrides: keys of [decode] that all of them are decoded with; default each as its recipe says.
-        workers: batches decoded at once.
-        samples: of the paired bootstrap.
-    Returns:
-        Comparisons by folder and metric.
-    Raises:
-        ValueError: fewer than two runs, runs of different tasks or held-out pairs, or no checkpoint.
-    """
-    if len(set(folders)) < 2:
-        raise ValueError(f"compare needs at least two runs. Received: {', '.join(map(str, folders))}.")
-    opened = [open_run(folder, overrides) for folder in folders]
-    held_out = [_held_out(prepared, folder, split) for (_, prepared), folder in zip(opened, folders, strict=True)]
-    task, (sources, references) = opened[0][1].task, held_out[0]
-    for folder, (_, prepared), lines in zip(folders, opened, held_out, strict=True):
-        if (prepared.task, lines) != (task, held_out[0]):
-            what = "tasks" if prepared.task != task else f"{split} pairs"
-            raise ValueError(
-                f"compare needs runs of one task with the same {split} pairs. Received: {folders[0]} and {folder}, "
-                f"whose {what} differ.")
-    systems = {
-        str(folder): _decode(best_generator(run, prepared, folder), sources, workers, report)
-        for folder, (run, prepared) in zip(folders, opened, strict=True)}
-    report("comparing", 0, None)
-    return compare(task.metrics, systems, references, samples)
-
-
-def _held_out(prepared: Prepared, folder: Path, split: str) -> tuple[list[str], list[list[str]]]:
-    """Sources and references of "valid" or "test". Raises ValueError."""
-    if split not in ("valid", "test"):
-        raise ValueError(f"--split must be valid or test. Received: {split!r}.")
-    pairs = getattr(prepared, split)
-    if not pairs:
-        raise ValueError(f"{folder}: the run has no {split} pairs; name a {split} file in [data].")
-    return group_references(pairs, prepared.task.multiple_references)
-
-
-def _decode(generator: Generator, sources: list[str], workers: int, report: Report) -> list[str]:
-    windows = answer_windows(
-        generator, sources, window=len(sources), workers=workers,
-        on_lines=lambda done: report("decoding", done, len(sources)))
-    return [best[0].text if best else "" for window in windows for best in window.answers]
-
-
 def predict_lines(
     run: Run, prepared: Prepared, folder: Path, lines: list[str], num_hypotheses: int, report: Report,
 ) -> list[list[Answer]]:
@@ -298,7 +207,8 @@ def export_run(
     scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return export(
         generator, output, version, config_json=run.model_dump_json(indent=2),
-        check_sources=[source for source, _ in pairs], check_targets=[target for _, target in pairs],
+        check_sources=generator.load([source for source, _ in pairs]).numpy().tolist(),
+        check_targets=[target for _, target in pairs],
         num_hypotheses=run.export.num_hypotheses, progress=report,
         scores=scores if scores.get("step") == generator.step else None)  # else they are another checkpoint's
 

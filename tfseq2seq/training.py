@@ -24,7 +24,7 @@ from tfseq2seq.generation import Generator
 from tfseq2seq.hparams import write_hparams
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import Seq2Seq, build_model
-from tfseq2seq.noise import TokenNoise
+from tfseq2seq.noise import SpecAugment, TokenNoise
 from tfseq2seq.optimization import WarmupSchedule, make_optimizer, make_schedule
 from tfseq2seq.rate_control import CutOnPlateau, Diverged, WatchForDivergence
 from tfseq2seq.starting import start_from
@@ -198,11 +198,15 @@ def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2S
     model.teacher_forcing = TeacherForcing(
         settings.teacher_forcing_schedule, settings.teacher_forcing_ratio, settings.teacher_forcing_k)
     model.accumulation_steps, model.r_drop = settings.accumulation_steps, settings.r_drop
-    model.guided_alignment_weight = settings.guided_alignment_weight
+    model.guided_alignment_weight, model.ctc_weight = settings.guided_alignment_weight, settings.ctc_weight
+    model.coverage_weight = settings.coverage_weight
     for side, tokenizer in (("source", prepared.source_tokenizer), ("target", prepared.target_tokenizer)):
         word_dropout, token_noise = (getattr(settings, f"{side}_{name}") for name in ("word_dropout", "token_noise"))
         if word_dropout or token_noise:
-            model.noise[side] = TokenNoise(word_dropout, token_noise, tokenizer.vocabulary_size)
+            model.noise[side] = TokenNoise(
+                word_dropout, token_noise, tokenizer.vocabulary_size - run.model.num_copy_ids)
+    if settings.spec_augment is not None:
+        model.noise["source"] = SpecAugment(**settings.spec_augment.model_dump())
     for part in settings.freeze:
         _freeze(model, part)
     optimizer = make_optimizer(settings, rate)
@@ -241,7 +245,10 @@ def _start_from(run: Run, prepared: Prepared, model: Seq2Seq, show: Console) -> 
 
 
 def _vocabularies(prepared: Prepared) -> tuple[list[str], list[str]]:
-    return prepared.source_tokenizer.vocabulary(), prepared.target_tokenizer.vocabulary()
+    """Tokens of source and target that have a vector each."""
+    names = (each.vocabulary() for each in (prepared.source_tokenizer, prepared.target_tokenizer))
+    source, target = (each[: len(each) - prepared.run.model.num_copy_ids] for each in names)
+    return source, target
 
 
 def _fit(

@@ -1,9 +1,12 @@
 import pytest
+import trustme
 
 from serving.client import Client
 from serving.export import export
 from serving.server import EmbeddedServer
+from tests.serving.callers import CLIENTS
 from tests.serving.fake import FakeGenerator
+from tests.serving.small import write_small
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +27,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(exported):
-    with EmbeddedServer(exported, workers=4) as running:
+    with EmbeddedServer(exported, workers=4, rest_port=0) as running:
         yield running
 
 
@@ -32,3 +35,29 @@ def server(exported):
 def client(server):
     with Client(server.address, timeout=30, rows=4) as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def addresses(server):
+    """Of the server, for each kind of client."""
+    return {kind: server.rest_address if kind.startswith("rest") else server.address for kind in CLIENTS}
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A folder with versions 1 and 2 of the small model. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("small")
+    return write_small(write_small(folder, 1), 2)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """A folder with ca.pem, and NAME.pem and NAME.key of "server" (127.0.0.1), "elsewhere" (model.test), "client"."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    for name, owner in (("server", "127.0.0.1"), ("elsewhere", "model.test"), ("client", "someone@example.org")):
+        certificate = authority.issue_cert(owner)
+        certificate.private_key_pem.write_to_path(str(folder / f"{name}.key"))
+        certificate.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
+    return folder

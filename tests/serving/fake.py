@@ -14,10 +14,14 @@ class FakeGenerator(tf.Module):
     Hypothesis h of an answer has h "!" at its end and the score -0.5 * len(answer) - h; the score of a pair
     is -0.5 * (len(source) + len(target)), half of it each of two tokens'.
 
+    A text is one token, number 7, and cut if it is of more than 9 bytes.
+
     With options, an answer begins with the prefix and ends in "|" and the other options as they came in, with ":"
     between; the length penalty is taken from the score. Its log-probability is the score before that, all of it the
     first of two tokens', its alignment "0-0 1-2", and its attention `ATTENTION`.
     """
+
+    reads_speech, empty_source = False, b""
 
     def __init__(self):
         super().__init__()
@@ -35,6 +39,7 @@ class FakeGenerator(tf.Module):
         return {
             "text": answer + marks,
             "score": -self.weight * length - tf.range(float(num_hypotheses))[None],
+            "truncated": tf.strings.length(text) > 9,
         }
 
     def greedy(self, text):
@@ -57,6 +62,17 @@ class FakeGenerator(tf.Module):
             "log_probability": total,
             "length": tf.fill(tf.shape(total), 2),
             "token_log_probability": tf.stack([total / 2, total / 2, tf.zeros_like(total)], 1),
+            "tokens": target + " </s>",
+            "truncated": tf.strings.length(source) > 9,
+        }
+
+    def tokenize(self, text):
+        length = tf.fill(tf.shape(text), 2)
+        return {
+            "tokens": text + " </s>",
+            "ids": tf.stack([length + 5, length + 1, tf.zeros_like(length)], 1),
+            "length": length,
+            "truncated": tf.strings.length(text) > 9,
         }
 
     def _described(self, text, num_hypotheses, length_penalty, prefix, *others):
@@ -72,6 +88,8 @@ class FakeGenerator(tf.Module):
             "alignment": tf.where(nothing == 0, "0-0 1-2", ""),
             "token_log_probability": tf.stack([plain["score"], nothing, nothing], 2),
             "attention": tf.ones_like(plain["score"])[:, :, None, None] * ATTENTION,
+            "tokens": plain["text"] + " </s>",
+            "truncated": plain["truncated"],
         }
 
 

@@ -93,6 +93,7 @@ def test_each_signature_has_a_warm_up_request_of_its_inputs(exported):
         "greedy": {"text": text},
         "alternatives": {"text": text, "prefix": [b"u", b"t", b""]},
         "score": {"source": text, "target": [b"un", b"trois", b""]},
+        "tokenize": {"text": text},
     }
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from tfseq2seq import cpu
-from tfseq2seq.cli import answering, learning, serving
+from tfseq2seq.cli import answering, asking, clusters, learning, serving
 from tfseq2seq.config import ConfigError
 from tfseq2seq.console import show
 from tfseq2seq.interruption import Interrupted
@@ -30,8 +30,9 @@ FAILED, INTERRUPTED = 1, 130  # SIGTERM in training gives 143
 # In the order of the help.
 COMMANDS = (
     learning.check, learning.describe, learning.prepare, learning.train, learning.largest_batch, learning.feed,
-    learning.average, answering.evaluate, answering.compare, answering.predict, answering.distill, serving.export,
-    serving.serve, serving.request, learning.demo)
+    learning.average, answering.evaluate, answering.compare, answering.predict, answering.chat, answering.distill,
+    serving.export, serving.serve, asking.request, asking.bench_serving, clusters.bulk, clusters.prepare_corpus,
+    learning.demo)
 for command in COMMANDS:
     app.command()(command)
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,23 +32,66 @@ def evaluate(
     lines: Annotated[int | None, typer.Option(help="Only the first so many sources.")] = None,
     workers: WorkersOption = None,
     set_: DecodeSetOption = None,
+    report_file: Annotated[Path | None, typer.Option(
+        "--report", help="Write a page of HTML: scores with intervals, break-downs, worst answers, attention.",
+        show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Decode the held-out split with the best checkpoint and score it beside the task's baseline."""
+    """Decode the held-out split with the best checkpoint and score it beside the task's baseline.
+
+    Below the scores stand those of parts of the lines: by the length of the source, and by whether it, or all of its
+    words, are among the train sources.
+    """
     import_tensorflow()
     from tfseq2seq.prediction import share_cores
 
     workers = share_cores(workers)
+    from tfseq2seq.assessment import assess_run
+    from tfseq2seq.breakdown import render_breakdown
     from tfseq2seq.evaluation import as_dict, render_table
-    from tfseq2seq.runs import evaluate_run, open_run
+    from tfseq2seq.runs import open_run
 
+    if report_file is not None and not report_file.parent.is_dir():
+        raise ValueError(f"{report_file.parent}: no such folder for the report.")
     run, prepared = open_run(run_folder, to_values(set_))
     with progress_bar() as report:
-        scores = evaluate_run(run, prepared, run_folder, split, lines, report, workers)
+        assessment = assess_run(run, prepared, run_folder, split, lines, report, workers)
+        report("scoring parts", 0, None)
+        breakdowns = assessment.breakdowns()
+        if report_file is not None:
+            from tfseq2seq.files import write_atomically
+            from tfseq2seq.report import render_report
+
+            report("resampling", 0, None)
+            write_atomically(report_file, render_report(assessment, breakdowns))
     if as_json:
-        print(json.dumps({system: as_dict(values) for system, values in scores.items()}, indent=2))
-    else:
-        Console().print(render_table(scores, title=f"{run.name}, {split}"))
+        scores: dict[str, Any] = {system: as_dict(values) for system, values in assessment.scores.items()}
+        print(json.dumps(scores | {"parts": {each.title: each.as_dict() for each in breakdowns}}, indent=2))
+        return
+    Console().print(
+        render_table(assessment.scores, title=f"{run.name}, {split}"), *map(render_breakdown, breakdowns))
+
+
+def chat(
+    run_or_address: Annotated[str, typer.Argument(
+        help="A run folder, or host:port of a server.", metavar="RUN_OR_ADDRESS", show_default=False)],
+    turns: Annotated[int | None, typer.Option(
+        min=1, show_default=False, help="Turns that the model is told at most, the last one among them. Default: as "
+        "many as a run was trained on, 4 of a server.")] = None,
+    model_name: Annotated[str, typer.Option(help="The served model.")] = "tfseq2seq",
+    set_: DecodeSetOption = None,
+) -> None:
+    """Talk with a run, or a served model; it is told the turns before, as many of the last ones as it can read.
+
+    /reset begins anew, /quit ends. From a pipe, each line is a turn, and each answer a line.
+    """
+    if Path(run_or_address).is_dir():
+        import_tensorflow()
+    from tfseq2seq.chat import Conversation, open_partner, reader, talk
+
+    partner, known = open_partner(run_or_address, model_name, to_values(set_))
+    console = Console(highlight=False)
+    talk(Conversation(partner, turns or known), console, reader(console))
 
 
 def compare(
@@ -66,7 +109,7 @@ def compare(
     workers = share_cores(workers)
     import dataclasses
 
-    from tfseq2seq.runs import compare_runs
+    from tfseq2seq.assessment import compare_runs
     from tfseq2seq.significance import render_comparison
 
     with progress_bar() as report:

@@ -1,20 +1,13 @@
 """Commands from a run to an answered request."""
 
-import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tfseq2seq.cli.shared import DecodeSetOption, RunArgument, to_values
 from tfseq2seq.console import progress_bar, show
 from tfseq2seq.quiet import import_tensorflow
-
-SIGNATURE_HELP = (
-    "serving_default (the recipe's search), greedy, beam, sample, alternatives (to what follows the prefix), or score. "
-    "Default: serving_default, or beam with options.")
-AddressOption = Annotated[str, typer.Option("--address", help="host:port of the gRPC server.")]
 
 
 def export(
@@ -55,88 +48,3 @@ def serve(
 
     run_server(
         folder, port=port, host=host, model_name=model_name, backend=backend, on_ready=ready, op_threads=op_threads)
-
-
-def request(
-    texts: Annotated[list[str] | None, typer.Argument(help="Strings to send; default: standard input's lines.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Send the lines of this file.")] = None,
-    address: AddressOption = "127.0.0.1:8500",
-    model_name: Annotated[str, typer.Option(help="The served model.")] = "tfseq2seq",
-    signature: Annotated[str | None, typer.Option(help=SIGNATURE_HELP, show_default=False)] = None,
-    target: Annotated[list[str] | None, typer.Option(help="For score: one target a text, in order.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="What an answer begins with.")] = None,
-    phrase: Annotated[
-        list[str] | None, typer.Option(help="For beam: what an answer contains. May be repeated.")] = None,
-    length_penalty: Annotated[float | None, typer.Option(help="Of the score; 0 turns it off.")] = None,
-    min_length: Annotated[int | None, typer.Option(help="Tokens, end token included.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens, end token included.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="For sample; 0 takes the likeliest token.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="For sample: tokens that may be drawn; 0 is all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="For sample: share of probability that may be drawn.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="For sample: least share of the likeliest's probability.")] = None,
-    seed: Annotated[int | None, typer.Option(help="For sample: the same one gives the same answers.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all that is told, an object a text.")] = False,
-) -> None:
-    """Send raw strings to a server; print each hypothesis with its score, best first.
-
-    What is not given is as it was exported.
-    """
-    from serving.client import Client
-    from serving.signatures import BEAM, SCORE, SERVING_DEFAULT
-
-    asked = {
-        "prefix": prefix, "phrases": phrase, "length_penalty": length_penalty, "min_length": min_length,
-        "max_length": max_length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-        "seed": seed}
-    asked = {name: value for name, value in asked.items() if value is not None and value != []}
-    signature = signature or (BEAM if asked else SERVING_DEFAULT)
-    _check_request(signature, asked)
-    if file:
-        from pipelines.reading import read_lines
-
-        lines = read_lines(file)
-    else:
-        lines = list(texts) if texts else [line.rstrip("\n") for line in sys.stdin]
-    client = Client(address, model=model_name, timeout=timeout)
-    if signature == SCORE:
-        targets = list(target or [])
-        if len(targets) != len(lines):
-            raise typer.BadParameter(
-                f"score needs one --target a text. Received: {len(lines)} texts, {len(targets)} targets.")
-        for pair, each in zip(zip(lines, targets, strict=True), client.score_tokens(lines, targets), strict=True):
-            report = {"source": pair[0], "target": pair[1], "token_log_probabilities": each}
-            print(_as_json(report | {"log_probability": sum(each)}) if as_json else f"{sum(each):.4f}\t{pair[0]}")
-        return
-    for text, row in zip(lines, _answers(client, signature, lines, asked), strict=True):
-        if as_json:
-            told = [{key: value for key, value in each._asdict().items() if value is not None} for each in row]
-            print(_as_json({"text": text, "hypotheses": told}))
-        else:
-            for hypothesis in row:
-                print(f"{text}\t{hypothesis.score:.4f}\t{hypothesis.text}")
-
-
-def _check_request(signature: str, asked: dict[str, Any]) -> None:
-    from serving.signatures import SIGNATURES
-
-    if signature not in SIGNATURES:
-        raise typer.BadParameter(f"--signature must be one of {', '.join(SIGNATURES)}. Received: {signature!r}.")
-    for name in asked.keys() - SIGNATURES[signature].inputs.keys():
-        takers = [each for each, known in SIGNATURES.items() if name in known.inputs]
-        option = "--phrase" if name == "phrases" else f"--{name.replace('_', '-')}"
-        raise typer.BadParameter(f"{option} needs --signature {' or '.join(takers)}. Received: {signature}.")
-
-
-def _answers(client: Any, signature: str, lines: list[str], asked: dict[str, Any]) -> list[list[Any]]:
-    from serving.signatures import ALTERNATIVES, SAMPLE
-
-    if signature == SAMPLE:
-        return client.sample(lines, **asked)
-    if signature == ALTERNATIVES:
-        return client.alternatives(lines, asked.get("prefix"))
-    return client.predict(lines, signature, **asked)
-
-
-def _as_json(report: dict[str, Any]) -> str:
-    return json.dumps(report, ensure_ascii=False)

@@ -36,6 +36,11 @@ def attention_weights(scores):
     return weights, tf.nn.log_softmax(scores) if _in_logarithms.get() else weights
 
 
+def as_weights(given):
+    """Weights that `attention_weights` gave as what they are, logarithms or not."""
+    return tf.exp(given) if _in_logarithms.get() else given
+
+
 def mean_of_heads(weights):
     """[B, heads, T, S] weights, as `attention_weights` gives them, to [B, T, S]."""
     if _in_logarithms.get():

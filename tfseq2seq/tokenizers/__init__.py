@@ -23,10 +23,13 @@ from pathlib import Path
 
 from tfseq2seq.structures import SPECIAL_TOKENS
 from tfseq2seq.tokenizers.base import LearnedTokenizer, Tokenizer, TokenizerConfig
+from tfseq2seq.tokenizers.copying import CopyingTokenizer
 from tfseq2seq.tokenizers.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
 from tfseq2seq.tokenizers.subwords import SentencepieceTokenizer
 
-__all__ = ["KINDS", "SentencepieceTokenizer", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
+__all__ = [
+    "KINDS", "CopyingTokenizer", "SentencepieceTokenizer", "Tokenizer", "TokenizerConfig", "load_tokenizer",
+    "train_tokenizer"]
 
 KINDS: dict[str, type[LearnedTokenizer]] = {
     "unigram": SentencepieceTokenizer,

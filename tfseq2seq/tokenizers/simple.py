@@ -17,6 +17,7 @@ from tfseq2seq.tokenizers.base import (
     cleaned,
     nothing_to_train_on,
 )
+from tfseq2seq.tokenizers.sampling import SPACE
 
 # What `str.split` takes for white space; \s alone is ASCII.
 WHITE_SPACE = r"[\s\pZ\x0b\x1c-\x1f\x{85}]+"
@@ -83,8 +84,20 @@ class ListTokenizer(LearnedTokenizer):
     def _build_ids(self, tokens: list[str]) -> tf.lookup.StaticHashTable:
         """The table from tokens to ids."""
 
+    def texts_of(self, ids):
+        """What each of [...] ids stands for, "⁇" for UNK."""
+        return tf.gather(self._texts, ids)
+
+    def join(self, texts, like):
+        """Texts of tokens, one for each value of the ragged `like` [N, (T)], to [N] strings."""
+        return tf.strings.reduce_join(like.with_flat_values(texts), axis=1, separator=self.separator)
+
+    def labels(self, strings):
+        pieces = self.pieces(strings)  # an unknown token as it stands there
+        return pieces.with_flat_values(tf.strings.regex_replace(pieces.flat_values, " ", SPACE))
+
     def _decode(self, ids):
-        return tf.strings.reduce_join(tf.gather(self._texts, ids), axis=1, separator=self.separator)
+        return self.join(self.texts_of(ids.flat_values), ids)
 
 
 class CharacterTokenizer(ListTokenizer):
