@@ -46,7 +46,7 @@ class Batches:
     Attributes:
         shapes: the padded (S, T), smallest first.
         rows: for each shape the rows of a global batch.
-        steps_per_epoch: batches in an epoch; every pair is in exactly one of them.
+        steps_per_epoch: batches in an epoch; without `rates` every pair is in exactly one of them.
         padding_share: share of padding in all tokens of an epoch, both sides.
         num_left_out: pairs beyond the lengths.
     Raises:

@@ -37,7 +37,7 @@ from pipelines.beam_files import (
 )
 from pipelines.checking import EMPTY, broken, is_empty, ratio
 from pipelines.held_out import split_of
-from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, weight_of
+from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, tags_of, untagged, weight_of
 from pipelines.reading import PAIR_FILES, pair_kind, parse_pair
 from pipelines.records import FORMAT, INDEX, OFFSETS_EVERY, Record, to_example, write_shard
 from pipelines.tasks import find_task
@@ -86,6 +86,7 @@ class Row(NamedTuple):
         source, target: strings.
         weight: of its tokens in the loss.
         split: where it belongs.
+        tags: which its source begins with.
     """
 
     place: tuple[int, int]
@@ -93,12 +94,13 @@ class Row(NamedTuple):
     target: str
     weight: float
     split: str
+    tags: tuple[str, ...] = ()
 
     def pair(self) -> Pair:
         """The pair that it is."""
-        if self.weight == 1:
+        if self.weight == 1 and not self.tags:
             return self.source, self.target
-        return AnnotatedPair(self.source, self.target, weight=self.weight)
+        return AnnotatedPair(self.source, self.target, weight=self.weight, tags=self.tags)
 
     def digest(self) -> bytes:
         """Says where it lies among all."""
@@ -124,8 +126,8 @@ class ReadRows(beam.DoFn):
                 place = (file_number, number)
                 yield TaggedOutput("bad", (place, describe_bad_line(number, line, file=file.name)))
             else:
-                split = split_of(pair[0], self._settings.valid, self._settings.test)
-                yield Row((file_number, number), *pair, weight_of(pair), split)
+                split = split_of(untagged(pair)[0], self._settings.valid, self._settings.test)
+                yield Row((file_number, number), *pair, weight_of(pair), split, tags_of(pair))
 
 
 class Clean(beam.DoFn):

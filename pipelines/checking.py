@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.pairs import Pair, Splits, set_of
+from pipelines.pairs import Pair, Splits, set_of, untagged
 from pipelines.reading import split_sources
 from pipelines.tasks.base import Task
 from pipelines.text import encode_pairs
@@ -34,7 +34,7 @@ class Report:
     Attributes:
         splits: for each split its counts: "pairs", "empty", "control characters", "badly-ratioed",
             "duplicated" (equal pairs after the first), and with tokenizers "over-long".
-        leakage: for each held-out split how many of its pairs have a source, or both sides, in train.
+        leakage: for each held-out split how many of its pairs have a source, or both sides, in train, tags aside.
         lengths: for each split and side the percentiles of its lengths.
         unit: what the lengths count: "tokens, end token included" or "characters".
         unknown: for each split and side the share of tokens outside the vocabulary; empty without
@@ -87,11 +87,12 @@ def check(
     usual = usual_ratios(splits.train, task, separator)
     named = {name: pairs for name, pairs in splits._asdict().items() if pairs}
     counts = {name: _count(pairs, usual, task, separator) for name, pairs in named.items()}
-    train_sources, train_pairs = {source for source, _ in splits.train}, set(splits.train)
+    train_pairs = set(map(untagged, splits.train))
+    train_sources = {source for source, _ in train_pairs}
     leakage = {
         name: {
-            "source": sum(source in train_sources for source, _ in pairs),
-            "pair": sum(pair in train_pairs for pair in pairs)}
+            "source": sum(untagged(pair)[0] in train_sources for pair in pairs),
+            "pair": sum(untagged(pair) in train_pairs for pair in pairs)}
         for name, pairs in named.items() if name != "train"}
     lengths: dict[str, dict[str, np.ndarray]] = {}
     if source_tokenizer is None or target_tokenizer is None:
@@ -113,7 +114,8 @@ def check(
 def filter_pairs(splits: Splits, task: Task, separator: str | None = None) -> tuple[Splits, dict[str, int]]:
     """Takes broken and leaked pairs out of train, and empty ones out of every split.
 
-    A train pair is leaked when its source stands in valid or test, whatever its target is. Equal pairs stay.
+    A train pair is leaked when its source stands in valid or test, whatever its target and its tags are. Equal pairs
+    stay.
     Over-long pairs stay too: `Batches` leaves them out.
 
     Args:
@@ -124,7 +126,7 @@ def filter_pairs(splits: Splits, task: Task, separator: str | None = None) -> tu
         What is left, and how many pairs were taken out by reason; a pair counts under the first of "empty",
         "control characters", "badly-ratioed" and "leaked" that it meets.
     """
-    held_out = {source for pairs in (splits.valid, splits.test) for source, _ in pairs}
+    held_out = {untagged(pair)[0] for pairs in (splits.valid, splits.test) for pair in pairs}
     usual = usual_ratios(splits.train, task, separator)
     counts = dict.fromkeys((EMPTY, CONTROL, RATIO, LEAKED), 0)
 
@@ -135,7 +137,7 @@ def filter_pairs(splits: Splits, task: Task, separator: str | None = None) -> tu
 
     train = [
         pair for pair in splits.train
-        if keep(pair, broken(pair, usual, task, separator) or (LEAKED if pair[0] in held_out else None))]
+        if keep(pair, broken(pair, usual, task, separator) or (LEAKED if untagged(pair)[0] in held_out else None))]
     valid, test = (
         [pair for pair in pairs if keep(pair, EMPTY if is_empty(pair, separator) else None)]
         for pairs in (splits.valid, splits.test))

@@ -7,6 +7,7 @@
 import dataclasses
 import functools
 import gzip
+import itertools
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from pipelines.batching import Batches
 from pipelines.checking import Report, check, filter_pairs
 from pipelines.folders import holds_run, refuse_another_config, refuse_no_run
 from pipelines.frames import Frames, front_end_of, write_frames
-from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, set_of, weight_of
+from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, set_of, tags_of, weight_of
 from pipelines.reading import split_sources, stream_lines
 from pipelines.recordings import filter_durations
 from pipelines.sides import SampledSide, Side, SubwordSampler
@@ -221,7 +222,8 @@ def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer | FrontEnd, Tokeniz
     data = run.data
     if data.audio is not None:
         return front_end_of(data.audio), train_tokenizer(data.target_tokenizer, [target for _, target in splits.train])
-    tags = [*(each.source_tag for each in data.sets if each.source_tag is not None), *find_task(run.task).symbols]
+    of_sets, of_pairs = (each.source_tags for each in data.sets), map(tags_of, splits.train)
+    tags = list(dict.fromkeys(itertools.chain(*of_sets, *of_pairs, find_task(run.task).symbols)))
     sources = [source for line, _ in splits.train for source in split_sources(line, data.source_separator)]
     targets = [target for _, target in splits.train]
     if data.share_tokenizer:

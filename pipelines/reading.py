@@ -106,8 +106,8 @@ def read_pairs(paths: Paths, separator: str | None = None) -> list[Pair]:
     """Pairs of one .tsv or .jsonl file, or of source files and a target file with as many lines.
 
     .tsv: source<TAB>target, further columns are ignored. .jsonl: objects with "source", a string or a list of
-    strings, "target", and perhaps "weight", of the pair in the loss. Several sources become one line, with the
-    separator between them.
+    strings, "target", and perhaps "weight", of the pair in the loss, and "tags", a list of words that are put before
+    the source. Several sources become one line, with the separator between them.
 
     Args:
         paths: the file, or [source file, target file], or [source file, source file, ..., target file].
@@ -209,11 +209,16 @@ def _jsonl(where: str, line: str, separator: str | None) -> Pair:
         raise DataError(
             f"{where}: a column is missing; needed is "
             f'{{"source": "...", "target": "..."}}. Received: {_short(line)}.')
-    pair = (_whole(source), _whole(target))
+    pair: Pair = (_whole(source), _whole(target))
     weight = row.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
         raise DataError(f"{where}: a weight must be a number of at least 0. Received: {_short(line)}.")
-    return pair if weight == 1 else AnnotatedPair(*pair, weight=float(weight))
+    tags = row.get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.split() == [tag] for tag in tags):
+        raise DataError(f"{where}: tags must be a list of strings without white space. Received: {_short(line)}.")
+    if weight == 1 and not tags:
+        return pair
+    return AnnotatedPair(" ".join([*tags, pair[0]]), pair[1], weight=float(weight), tags=tags)
 
 
 def _whole(text: str) -> str:

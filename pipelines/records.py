@@ -3,7 +3,7 @@
 `index.json` comes last, so that where it stands the rest is whole: for each split its pairs and its shards in order, of
 each shard "file", "pairs", "first" (the number of its first pair in the split, from 0), "bytes", "sha256", and
 "offsets", the bytes before every `offsets_every`-th record. A record is a `tf.train.Example` of "source" and "target"
-(UTF-8), "source_ids" and "target_ids" (without BOS and EOS), and "weight" where it is not 1.
+(UTF-8), "source_ids" and "target_ids" (without BOS and EOS), "weight" where it is not 1, and "tags" if any.
 """
 
 import bisect
@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.origins import INDEX
-from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, weight_of
+from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, tags_of, weight_of
 
 FORMAT = 1
 OFFSETS_EVERY = 1000  # records
@@ -29,7 +29,7 @@ class Record(NamedTuple):
     """A pair as it was tokenised.
 
     Attributes:
-        pair: source and target, with its weight where that is not 1.
+        pair: source and target, with its weight where that is not 1, and its tags.
         source_ids, target_ids: int, without BOS and EOS.
     """
 
@@ -48,6 +48,8 @@ def to_example(record: Record) -> bytes:
     features["target_ids"].int64_list.value.extend(record.target_ids)
     if (weight := weight_of(record.pair)) != 1:
         features["weight"].float_list.value.append(weight)
+    if tags := tags_of(record.pair):
+        features["tags"].bytes_list.value.extend(tag.encode() for tag in tags)
     return example.SerializeToString(deterministic=True)
 
 
@@ -55,8 +57,10 @@ def from_example(data: bytes) -> Record:
     """What `to_example` was given."""
     features = tf.train.Example.FromString(data).features.feature
     source, target = (features[name].bytes_list.value[0].decode() for name in ("source", "target"))
-    weights = features["weight"].float_list.value
-    pair = AnnotatedPair(source, target, weight=weights[0]) if weights else (source, target)
+    weights, tags = features["weight"].float_list.value, [tag.decode() for tag in features["tags"].bytes_list.value]
+    pair: Pair = (source, target)
+    if weights or tags:
+        pair = AnnotatedPair(source, target, weight=weights[0] if weights else 1.0, tags=tags)
     return Record(pair, *(list(features[name].int64_list.value) for name in ("source_ids", "target_ids")))
 
 

@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from pipelines.alignments import align
 from pipelines.audio import FrontEnd
+from pipelines.encoding import in_parts
 from pipelines.origins import INDEX, check_origins, expanded, files_of, origins_of
-from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, weight_of
+from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, tags_of, untagged, weight_of
 from pipelines.reading import read_lines, read_pairs, split_sources
 from pipelines.recordings import num_frames, read_manifest
 from pipelines.records import read_splits
@@ -28,7 +29,6 @@ __all__ = [
     "source_ids",
 ]
 
-ENCODED_AT_ONCE = 16_384  # strings; bounds the memory of the ragged intermediates
 VALID_SHARE, MOST_VALID = 0.05, 2000  # held out of train where a data set brings no valid split
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     """The pairs of a recipe's `[data]`; relative paths are seen from the current folder.
 
     Where there is no valid split, one is taken out of train: about 5 %, at most 2000 sources, chosen by a
-    hash of the source, so that equal sources stay on one side. Of several sets that is done where none brings one.
+    hash of the source, so that equal sources stay on one side. Of several sets that is done where none brings one; what
+    is chosen in one of them is held out in all.
 
     Args:
         data: names exactly one of `corpus`, `folder`, `train` or `sets`.
@@ -52,9 +53,10 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
         ((splits, where),) = loaded
         if data.alignments is not None:  # before pairs leave train, while line n is of pair n
             splits = splits._replace(train=align(splits.train, str(expanded(data.alignments))))
-        return _with_valid(splits, where)
+        return splits if splits.valid else _hold_out(splits, _held_out(splits, where), where)
     if not any(splits.valid for splits, _ in loaded):
-        loaded = [(_with_valid(splits, where), where) for splits, where in loaded]
+        held_out = set[str]().union(*(_held_out(splits, where) for splits, where in loaded))
+        loaded = [(_hold_out(splits, held_out, where), where) for splits, where in loaded]
     tagged = [
         [[_annotated(pair, each, number) for pair in pairs] for pairs in splits]
         for number, (each, (splits, _)) in enumerate(zip(data.sets, loaded))]
@@ -62,9 +64,9 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
 
 
 def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
-    source, target = pair
-    tag = "" if of_set.source_tag is None else f"{of_set.source_tag} "
-    return AnnotatedPair(tag + source, target, weight_of(pair) * of_set.weight, number)
+    tags = [*of_set.source_tags, *tags_of(pair)]
+    source, target = untagged(pair)
+    return AnnotatedPair(" ".join([*tags, source]), target, weight_of(pair) * of_set.weight, number, tags=tags)
 
 
 def _load(origin: Origin, key: str, data: Data, progress: Progress | None) -> tuple[Splits, str]:
@@ -183,29 +185,29 @@ def _encode(
     strings: list[str], tokenizer: Tokenizer, beside: list[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     flat, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    for start in range(0, len(strings), ENCODED_AT_ONCE):
-        part = slice(start, start + ENCODED_AT_ONCE)
-        if beside is None:
-            ids = tokenizer.encode(tf.constant(strings[part]))
-        else:
-            ids = tokenizer.encode_beside(tf.constant(strings[part]), tokenizer.copies(tf.constant(beside[part])))
+    def encode(strings: tf.Tensor, *sources: tf.Tensor) -> tf.RaggedTensor:
+        return tokenizer.encode_beside(strings, tokenizer.copies(*sources)) if sources else tokenizer.encode(strings)
+
+    for ids in in_parts(encode, strings, *([] if beside is None else [beside])):
         flat.append(ids.flat_values.numpy())
         lengths.append(ids.row_lengths().numpy())
     return np.concatenate(flat), np.cumsum(np.concatenate(lengths))
 
 
-def _with_valid(splits: Splits, where: str) -> Splits:
-    if splits.valid:
-        return splits
-    sources = {source for source, _ in splits.train}
+def _held_out(splits: Splits, where: str) -> set[str]:
+    """The train sources that are to be the valid split's."""
+    sources = {untagged(pair)[0] for pair in splits.train}
     if len(sources) < 2:
         raise DataError(
             f"{where}: a valid split cannot be taken out of fewer than 2 distinct sources; name a valid "
             f"file. Received: {len(sources)}.")
-    count = min(max(1, round(VALID_SHARE * len(sources))), MOST_VALID)
-    held_out = set(sorted(sources, key=_hash)[:count])
-    valid = [pair for pair in splits.train if pair[0] in held_out]
-    train = [pair for pair in splits.train if pair[0] not in held_out]
+    return set(sorted(sources, key=_hash)[: min(max(1, round(VALID_SHARE * len(sources))), MOST_VALID)])
+
+
+def _hold_out(splits: Splits, sources: set[str], where: str) -> Splits:
+    """The splits with these sources in valid in the place of train."""
+    valid = [pair for pair in splits.train if untagged(pair)[0] in sources]
+    train = [pair for pair in splits.train if untagged(pair)[0] not in sources]
     logger.warning(
         "%s: there is no valid split, so %s of %s pairs were taken out of train for it.",
         where, f"{len(valid):,}", f"{len(splits.train):,}")

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseq2seq.config import Model
+from tfseq2seq.distillation import Distillation
 from tfseq2seq.distribution import distribute, make_strategy
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import build_model
@@ -37,13 +38,15 @@ HOST_CASES = {"2 workers": 1, "2 workers, accumulation 2": 2}  # parts
 GIVEN, OWN = "given weights", "own weights, clipped"
 VARIANTS = {GIVEN: (True, None), OWN: (False, 0.1)}  # whether given, clip norm
 PAIR_WEIGHTS = np.array([2.0, 0.5, 1.0, 1.0, 0.25, 1.0, 0.0, 3.0], np.float32)  # of each row, where weights are given
+TAUGHT = "guided alignment and a teacher"
 PLANS = [
     (family, case, variant) for family in FAMILIES
     for case, variant in [(case, OWN) for case in (*CASES, *HOST_CASES)] + [("2 replicas, accumulation 2", GIVEN)]]
+PLANS.append(("recurrent", "2 workers", TAUGHT))
 FEW_PLANS = [  # parts on one device are in tests/test_fit_functions.py
     ("recurrent", "2 replicas", OWN), ("transformer", "2 replicas, accumulation 2", OWN),
     ("recurrent", "2 replicas, accumulation 2", GIVEN), ("transformer", "2 workers", OWN),
-    ("recurrent", "2 workers, accumulation 2", OWN)]
+    ("recurrent", "2 workers, accumulation 2", OWN), ("recurrent", "2 workers", TAUGHT)]
 
 # Target tokens of each row. The halves hold 3 and 17: a mean of the replicas' means would be far off.
 LENGTHS = [1, 2, 0, 0, 5, 5, 4, 3]
@@ -60,6 +63,32 @@ def make_batch():
             target[row, :length] = [BOS, *words]
             labels[row, :length] = [*words, EOS]
     return source, target, labels
+
+
+def make_alignment():
+    """[8, 6, 6] float32: the t-th of n target tokens comes from the last but t of the source, the second from two."""
+    alignment = np.zeros([8, 6, 6], np.float32)
+    for row, length in enumerate(LENGTHS):
+        for t in range(length - 1):
+            alignment[row, t, length - 1 - t] = 1
+        if length > 2:
+            alignment[row, 1, :2] = 0.5
+            alignment[row, 1, 2:] = 0
+    return alignment
+
+
+def step_of(family, variant, replicas, parts):
+    """`take_step` of a variant; the taught one with the weights that are given."""
+    if variant != TAUGHT:
+        return take_step(family, replicas, parts, *VARIANTS[variant])
+
+    def teach(model):
+        model.guided_alignment_weight = 2.0
+        keras.utils.set_random_seed(2)
+        teacher = build_model(Model(embedding_units=8, **FAMILIES["transformer"]), 11, 10)
+        model.distillation = Distillation(teacher, 0.7, 2.0)
+
+    return take_step(family, replicas, parts, True, None, teach, {"alignment": make_alignment()})
 
 
 def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=None):
@@ -92,7 +121,8 @@ def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=No
     if weighted:
         valid = model.evaluate(distribute(strategy, dataset), steps=1, verbose=0, return_dict=True)
         logs |= {f"valid_{name}": value for name, value in valid.items()}
-    return gradient, {**logs, "gradient_norm": float(tf.convert_to_tensor(model.gradient_norm))}
+    logs |= {"gradient_norm": float(tf.convert_to_tensor(model.gradient_norm)), "traces": model.num_traces}
+    return gradient, logs
 
 
 def compare(found, one):
@@ -109,7 +139,7 @@ def steps_of_hosts(plans, path):
     steps = {}
     for family, case, variant in plans:
         if case in HOST_CASES:
-            steps[f"{family}: {case}: {variant}"] = take_step(family, None, HOST_CASES[case], *VARIANTS[variant])
+            steps[f"{family}: {case}: {variant}"] = step_of(family, variant, None, HOST_CASES[case])
     arrays = {f"{name}/{i}": part for name, (gradient, _) in steps.items() for i, part in enumerate(gradient)}
     np.savez(path, logs=json.dumps({name: logs for name, (_, logs) in steps.items()}), **arrays)
 
@@ -136,7 +166,7 @@ def compare_hosts(options, ones):
         hosts = start_hosts(
             lambda index: [sys.executable, "-m", "tests.distribution", *options, "--host", str(paths[index])])
         for host in hosts:
-            _, errors = host.communicate(timeout=400)
+            _, errors = host.communicate(timeout=900)
             if host.returncode:
                 raise RuntimeError(errors[-3000:])
         found = {}
@@ -167,9 +197,9 @@ def main():
     found, ones = {}, {}
     for family, case, variant in plans:
         if (family, variant) not in ones:
-            ones[family, variant] = take_step(family, 1, 1, *VARIANTS[variant])
+            ones[family, variant] = step_of(family, variant, 1, 1)
         if case in CASES:
-            step = take_step(family, *CASES[case], *VARIANTS[variant])
+            step = step_of(family, variant, *CASES[case])
             found[f"{family}: {case}: {variant}"] = compare(step, ones[family, variant])
     found |= compare_hosts(["--few"] if arguments.few else [], ones)
     if arguments.json:

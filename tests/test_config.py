@@ -113,6 +113,8 @@ def test_an_unknown_key_is_met_with_its_file_and_the_nearest_name(values, text):
         ({"model": {"encoder": "lstm"}}, "'model.encoder' must be a table"),
         ({"data": {"train": 3}}, "'data.train' must be of type str or list[str]"),
         ({"data": {"train": ["a", 3]}}, "'data.train' must be of type str or list[str]"),
+        ({"train": {"optimizer_options": {"exclude_layers": [3]}}},
+         "'train.optimizer_options.exclude_layers' must be of type bool or int or float or list[str]"),
     ],
 )
 def test_a_wrong_type_is_one_line_with_key_and_value(values, line):

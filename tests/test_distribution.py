@@ -19,7 +19,7 @@ def printed():
         if options not in known:
             run = subprocess.run(
                 [sys.executable, "-m", "tests.distribution", "--json", *options], cwd=Path(__file__).parents[1],
-                capture_output=True, text=True, timeout=600)
+                capture_output=True, text=True, timeout=1200)
             assert run.returncode == 0, run.stderr[-3000:]
             known[options] = json.loads(run.stdout.splitlines()[-1])
         return known[options]

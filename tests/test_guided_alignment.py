@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from tests.distribution import FAMILIES, LENGTHS, make_batch
+from tests.distribution import FAMILIES, make_alignment, make_batch
 from tfseq2seq import runs
 from tfseq2seq.config import Model, parse_recipe
 from tfseq2seq.layers import multihead
@@ -24,18 +24,6 @@ from tfseq2seq.training import load_generator
 ROOT = Path(__file__).parents[1]
 FEEDING = {**FAMILIES["recurrent"], "decoder": {**FAMILIES["recurrent"]["decoder"], "input_feeding": True}}
 TABLES = {**FAMILIES, "feeding": FEEDING}
-
-
-def make_alignment():
-    """[8, 6, 6] float32: the t-th of n target tokens comes from the last but t of the source, the second from two."""
-    alignment = np.zeros([8, 6, 6], np.float32)
-    for row, length in enumerate(LENGTHS):
-        for t in range(length - 1):
-            alignment[row, t, length - 1 - t] = 1
-        if length > 2:
-            alignment[row, 1, :2] = 0.5
-            alignment[row, 1, 2:] = 0
-    return alignment
 
 
 SOURCE, TARGET, LABELS, ALIGNMENT = (tf.constant(each[2:]) for each in (*make_batch(), make_alignment()))
@@ -160,8 +148,7 @@ import json
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.distribution import compare, take_step
-from tests.test_guided_alignment import make_alignment
+from tests.distribution import compare, make_alignment, take_step
 more = {"alignment": make_alignment()}
 def guide(model):
     model.guided_alignment_weight = 2.0

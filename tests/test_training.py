@@ -1,9 +1,11 @@
 """Training from a recipe: what it leaves, and that it goes on where it stopped."""
 
+import io
 import json
 import os
 import signal
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from tfseq2seq import checkpoints, runs
-from tfseq2seq.callbacks import Progress
+from tfseq2seq.callbacks import Progress, ShowProgress
 from tfseq2seq.config import ConfigError, load_recipe
 from tfseq2seq.distribution import make_strategy
 from tfseq2seq.generation import Generator
@@ -28,6 +30,23 @@ def weights_of(folder):
     step = checkpoints.steps(folder / "checkpoints")[-1]
     checkpoints.update_state(folder / "checkpoints", step, {})  # the newest is to be read, whatever its metric
     return step, load_generator(run, prepared, folder).model.get_weights()
+
+
+def test_the_bar_shows_a_loss_once_there_is_one():
+    console = Console(file=io.StringIO(), width=120)
+    shown = ShowProgress(Progress(step=3), 10, None, console)
+    shown.set_model(types.SimpleNamespace(count_tokens=lambda: 500.0))
+
+    def text():
+        console.print(shown.bar.get_renderable())
+        return console.file.getvalue().splitlines()[-1]
+
+    assert "3/10" in text() and "loss" not in text() and "nan" not in text()
+    shown.on_epoch_begin(0)
+    shown._started -= 10
+    shown.on_train_batch_end(0, {"loss": 2.5})
+    assert "loss 2.500  50 tokens/s" in text()
+    shown.bar.stop()
 
 
 def test_a_run_leaves_all_that_is_promised(tiny_run):

@@ -98,7 +98,7 @@ class Seq2Seq(keras.Model):
         self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
         self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
         self.coins = keras.random.SeedGenerator(name="coins")
-        self.num_traces = 0  # of the training step; every distinct shape may cost one
+        self._traces_of_replicas = {}  # of the training step, by the replica's number
         self.traced_for = ""  # what the last of them is good for, as "[?, 24] -> [?, 20]", source and target; ? is any
         self.build()
 
@@ -111,6 +111,11 @@ class Seq2Seq(keras.Model):
             if self.ctc_layer is not None:
                 self.ctc_layer.build((None, None, self.encoder.output_units))
         self.built = True
+
+    @property
+    def num_traces(self):
+        """Traces of the training step, whatever the number of replicas; every distinct shape may cost one."""
+        return max(self._traces_of_replicas.values(), default=0)
 
     @property
     def remove_padding(self):
@@ -315,7 +320,9 @@ class Seq2Seq(keras.Model):
 
     def gradients(self, inputs, labels, weights):
         """This replica's part of the gradient, scaled as the optimizer wants it: a tensor a trainable variable."""
-        self.num_traces += 1
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group  # an int or, of several, a constant
+        number = int(tf.get_static_value(tf.convert_to_tensor(number)))
+        self._traces_of_replicas[number] = self._traces_of_replicas.get(number, 0) + 1
         self.traced_for = " -> ".join(_known(inputs[side].shape) for side in ("source", "target"))
         if self.guided_alignment_weight and "alignment" not in inputs:
             raise ValueError(

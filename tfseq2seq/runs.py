@@ -49,7 +49,11 @@ def _prepared_by_chief(folder: Path) -> Prepared:
 
 
 def prepare_run(run: Run, folder: Path, console: Console = show) -> Prepared:
-    """Prepares the data where that is not done, and says what is left. Raises as `pipelines.prepare`."""
+    """Prepares the data where that is not done, and says what is left.
+
+    Raises as `pipelines.prepare`, and ValueError where the optimizer cannot use its options.
+    """
+    check_optimizer(run.train)
     if run.data.corpus in CORPORA:
         console.print(f"{run.data.corpus}: {CORPORA[run.data.corpus].license}", highlight=False)
     with progress_bar() as report:

@@ -99,7 +99,7 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     best, *others = order_metrics(task.metrics, settings.metric)
     metrics = tuple(name for name in (best, *others) if name not in TEACHER_FORCED)[:NUM_METRICS]
     log = _open_log(run, best, metrics, folder, hosts)
-    alarms = Alarms(show, run.decode)
+    alarms = Alarms(show, run.decode, progress, settings.warmup_steps)
     sources, targets = group_references(prepared.valid, task.multiple_references)
     lines, references = (_spread(side, settings.valid_lines) for side in (sources, targets))
     with callbacks.StopOnSignal(hosts) as stop:

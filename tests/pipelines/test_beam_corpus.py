@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("apache_beam", reason="Apache Beam is not installed; pip install -e '.[test,beam]'")
 
-from pipelines.beam_corpus import CorpusSettings, prepare_corpus
-from pipelines.beam_files import UNFINISHED
+from pipelines.beam_corpus import CorpusSettings, ReadRows, prepare_corpus
+from pipelines.beam_files import UNFINISHED, find_files
 from pipelines.checking import filter_pairs
 from pipelines.held_out import split_of
-from pipelines.pairs import DataError, Splits, weight_of
+from pipelines.pairs import DataError, Splits, tags_of, weight_of
 from pipelines.prepare import load_prepared, prepare
 from pipelines.reading import read_pairs
 from pipelines.records import read_index, read_records
@@ -121,6 +121,17 @@ def test_ids_are_those_of_the_runs_tokenizers(small_run, made):
         assert prepared.source_tokenizer.encode([source]).to_list() == [record.source_ids]
         assert prepared.target_tokenizer.encode([target]).to_list() == [record.target_ids]
     assert contents(made[0] / "tokenizers") == contents(small_run[1] / "tokenizers") != {}
+
+
+def test_tags_change_no_split(tmp_path):
+    path = tmp_path / "tagged.jsonl"
+    rows = [{"source": f"s{i // 2}", "target": "T", "tags": [f"<{i % 2}>"]} for i in range(60)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = list(ReadRows(None, SETTINGS).process((0, find_files([str(path)])[0])))
+    assert [row.pair() for row in found] == read_pairs(str(path)) and found[3].pair() == ("<1> s1", "T")
+    assert {tags_of(row.pair()) for row in found} == {("<0>",), ("<1>",)}
+    assert [row.split for row in found] == [split_of(row["source"], 0.2, 0.1) for row in rows]
+    assert len({row.split for row in found}) > 1
 
 
 def test_lines_without_a_pair_are_told(made):

@@ -5,7 +5,7 @@ import json
 import pytest
 import tensorflow as tf
 
-from pipelines.pairs import AnnotatedPair, DataError, weight_of
+from pipelines.pairs import AnnotatedPair, DataError, tags_of, weight_of
 from pipelines.records import INDEX, OFFSETS_EVERY, Record, read_records, read_splits, to_example, write_shard
 from pipelines.text import load_splits
 from tfseq2seq.config import Data
@@ -64,13 +64,14 @@ def test_a_data_folder_may_be_one_of_records(folder):
     assert splits.valid == [RECORDS[3].pair, RECORDS[4].pair] and splits.test == []
 
 
-def test_a_weight_comes_back(tmp_path):
-    entry = write_shard(tmp_path / "shard", [to_example(Record(AnnotatedPair("a", "b", weight=0.5), [], []))])
+def test_a_weight_and_tags_come_back(tmp_path):
+    kept = AnnotatedPair("<x> <y> a", "b", weight=0.5, tags=["<x>", "<y>"])
+    entry = write_shard(tmp_path / "shard", [to_example(Record(kept, [], []))])
     (tmp_path / INDEX).write_text(json.dumps({
         "format": 1, "offsets_every": OFFSETS_EVERY, "source_separator": "|||", "splits": {
             "train": {"pairs": 1, "shards": [{"file": "shard", "first": 0, **entry}]}}}))
     (pair,) = read_splits(tmp_path, "|||").train
-    assert pair == ("a", "b") and weight_of(pair) == 0.5
+    assert pair == kept and weight_of(pair) == 0.5 and tags_of(pair) == ("<x>", "<y>")
 
 
 def test_a_damaged_shard_is_named(folder):

@@ -179,7 +179,8 @@ def distill(
     run_folder: RunArgument,
     output: Annotated[Path, typer.Argument(help="The data folder to make.", show_default=False)],
     closest: Annotated[bool, typer.Option(
-        "--closest", help="Of decode.beam_size answers the one closest to the reference, by sentence BLEU.")] = False,
+        "--closest",
+        help="Of decode.beam_size answers the one closest to the reference, by sentence BLEU or chrF.")] = False,
     workers: WorkersOption = None,
     replicas: ReplicasOption = None,
     window: WindowOption = 10_000,

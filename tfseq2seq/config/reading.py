@@ -173,6 +173,8 @@ def _walk(location: Sequence[str | int]) -> _Place:
             annotation = field and field.annotation
         elif get_origin(annotation) is list and isinstance(part, int):
             annotation = get_args(annotation)[0]
+        elif get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
         elif (kinds := _kinds(annotation)) and part in kinds:
             annotation = kinds[str(part)]
             continue

@@ -38,10 +38,25 @@ class Origin(Table):
 class DataSet(Origin):
     """One of several sets of pairs, see `Data.sets`."""
 
-    # Put before each source, and one token to a tokenizer of subwords, as "<2de>" for the language asked for
-    # (Johnson et al., 2017) or "<bt>" for what was translated back (Caswell et al., 2019).
-    source_tag: Annotated[str, Field(pattern=r"^\S+$")] | None = None
+    # Put before each source, and one token to a tokenizer of subwords or words, as "<2de>" for the language asked for
+    # (Johnson et al., 2017) or "<bt>" for what was translated back (Caswell et al., 2019); or several, one by one.
+    source_tag: str | list[str] | None = None
     weight: NonNegative = 1.0  # of each of its pairs in the loss
+
+    @property
+    def source_tags(self) -> list[str]:
+        if self.source_tag is None:
+            return []
+        return [self.source_tag] if isinstance(self.source_tag, str) else self.source_tag
+
+    @pydantic.model_validator(mode="after")
+    def _tags_are_words(self):
+        for tag in self.source_tags:
+            if tag.split() != [tag]:
+                raise ValueError(
+                    "source_tag needs a tag without white space, as \"<2de>\", or a list of them. Received: "
+                    f"{self.source_tag!r}")
+        return self
 
 
 class Data(Origin):
