@@ -29,7 +29,7 @@ from serving.errors import ServerError
 from serving.folders import find_versions
 from serving.grpc_services import Interceptor, ModelService, Pools, PredictionService
 from serving.http_server import HttpServer
-from serving.records import LogFormat, Records, write_log
+from serving.records import Records, write_log
 from serving.rest import Rest
 from serving.settings import BATCHING, LIMITS, OPEN, Batching, Limits, Security, ServedModel
 from serving.signatures import DEFAULT_MODEL
@@ -216,7 +216,7 @@ def serve(
     model_name: str = DEFAULT_MODEL, backend: str = "embedded", on_ready: Callable[[str], None] | None = None,
     op_threads: int | None = None, *, models: Sequence[ServedModel] = (), workers: int | None = None,
     batching: Batching | None = BATCHING, limits: Limits = LIMITS, security: Security = OPEN,
-    poll_seconds: float = 2.0, rest_port: int | None = None, log_format: LogFormat = "none",
+    poll_seconds: float = 2.0, rest_port: int | None = None, log_format: str = "none",
 ) -> None:
     """Answers requests until SIGTERM or Ctrl-C, then lets those under way end; a second signal does not wait.
 
@@ -241,7 +241,7 @@ def serve(
     if backend == BINARY:
         if folder is None:
             raise ValueError(f"{BINARY} needs a folder. Received: folder=None.")
-        _exec_binary(Path(folder), port, host, model_name, op_threads)
+        _exec_binary(Path(folder), port, host, model_name, op_threads, rest_port)
     if backend != "embedded":
         raise ValueError(f"serve needs backend 'embedded' or '{BINARY}'. Received: backend={backend!r}.")
     if op_threads is not None:
@@ -276,7 +276,9 @@ def serve(
             signal.signal(each, handler)
 
 
-def _exec_binary(folder: Path, port: int, host: str, model_name: str, op_threads: int | None) -> NoReturn:
+def _exec_binary(
+    folder: Path, port: int, host: str, model_name: str, op_threads: int | None, rest_port: int | None,
+) -> NoReturn:
     if host != "0.0.0.0":
         raise ValueError(
             f"{BINARY} listens on every address of this machine; agree with host 0.0.0.0, or use the "
@@ -292,7 +294,7 @@ def _exec_binary(folder: Path, port: int, host: str, model_name: str, op_threads
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(binary, [
-        BINARY, f"--port={port}", "--rest_api_port=0", f"--model_name={model_name}",
+        BINARY, f"--port={port}", f"--rest_api_port={rest_port or 0}", f"--model_name={model_name}",
         f"--model_base_path={folder.resolve()}", f"--grpc_max_threads={GRPC_THREADS}",
         *([] if op_threads is None else [f"--tensorflow_intra_op_parallelism={op_threads}"]),
         "--xla_cpu_compilation_enabled=true",  # for models exported with decode.jit_compile; others do not ask for it
