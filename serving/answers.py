@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from google.protobuf import text_format
 from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -14,6 +15,7 @@ from tensorflow_serving.apis import (
     model_management_pb2,
     predict_pb2,
 )
+from tensorflow_serving.config import model_server_config_pb2
 
 from serving.errors import (
     CANCELLED,
@@ -176,6 +178,23 @@ class Answers:
     def _hold(self, request: Any) -> Any:
         _need_spec(request)
         return self.models.hold(request.model_spec)
+
+
+def read_config_file(path: Path) -> list[ServedModel]:
+    """The models of a ModelServerConfig in the text format, as TensorFlow Serving's --model_config_file.
+
+    Raises:
+        ValueError: it cannot be read, or what it asks for cannot be served.
+    """
+    config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(path.read_text(encoding="utf-8"), config)
+        models = read_config(config)
+    except (OSError, text_format.ParseError, RequestError) as error:
+        raise ValueError(f"{path}: not a ModelServerConfig that can be served: {error}") from error
+    if not models:
+        raise ValueError(f"{path}: a server needs a model_config_list with at least one config. Received: none.")
+    return models
 
 
 def read_config(config: Any) -> list[ServedModel]:

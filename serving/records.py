@@ -7,7 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import grpc
 import prometheus_client
@@ -17,7 +17,6 @@ from serving.answers import Call
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_ID = "x-request-id"
-LogFormat = Literal["none", "text", "json"]
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -100,7 +99,7 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def write_log(log_format: LogFormat) -> None:
+def write_log(log_format: str) -> None:
     """Has the server's log written to standard error; "none" leaves logging as it is.
 
     Raises:

@@ -27,7 +27,7 @@ from serving.batching import Batcher
 from serving.errors import ServerError
 from serving.grpc_services import Interceptor, ModelService, Pools, PredictionService
 from serving.http_server import HttpServer
-from serving.records import LogFormat, Records, write_log
+from serving.records import Records, write_log
 from serving.rest import Rest
 from serving.settings import BATCHING, LIMITS, OPEN, Batching, Limits, Security, ServedModel
 from serving.signatures import DEFAULT_MODEL
@@ -214,7 +214,7 @@ def serve(
     model_name: str = DEFAULT_MODEL, backend: str = "embedded", on_ready: Callable[[str], None] | None = None,
     op_threads: int | None = None, *, models: Sequence[ServedModel] = (), workers: int | None = None,
     batching: Batching | None = BATCHING, limits: Limits = LIMITS, security: Security = OPEN,
-    poll_seconds: float = 2.0, rest_port: int | None = None, log_format: LogFormat = "none",
+    poll_seconds: float = 2.0, rest_port: int | None = None, log_format: str = "none",
 ) -> None:
     """Answers requests until SIGTERM or Ctrl-C, then lets those under way end; a second signal does not wait.
 
@@ -239,7 +239,7 @@ def serve(
     where = None if folder is None else Path(folder)
     check_server(where, port, host, backend)
     if backend == BINARY and where is not None:
-        _exec_binary(where, port, model_name, op_threads)
+        _exec_binary(where, port, model_name, op_threads, rest_port)
     if op_threads is not None:
         try:
             tf.config.threading.set_intra_op_parallelism_threads(op_threads)
@@ -272,11 +272,11 @@ def serve(
             signal.signal(each, handler)
 
 
-def _exec_binary(folder: Path, port: int, model_name: str, op_threads: int | None) -> NoReturn:
+def _exec_binary(folder: Path, port: int, model_name: str, op_threads: int | None, rest_port: int | None) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(shutil.which(BINARY) or BINARY, [
-        BINARY, f"--port={port}", "--rest_api_port=0", f"--model_name={model_name}",
+        BINARY, f"--port={port}", f"--rest_api_port={rest_port or 0}", f"--model_name={model_name}",
         f"--model_base_path={folder.resolve()}", f"--grpc_max_threads={GRPC_THREADS}",
         *([] if op_threads is None else [f"--tensorflow_intra_op_parallelism={op_threads}"]),
         "--xla_cpu_compilation_enabled=true",  # for models exported with decode.jit_compile; others do not ask for it

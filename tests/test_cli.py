@@ -119,6 +119,17 @@ def test_serving_nothing_says_what_to_do(fails, tmp_path):
     assert str(tmp_path) in fails("serve", tmp_path)
 
 
+def test_a_broken_file_of_models_is_named(fails, tmp_path):
+    (tmp_path / "models.config").write_text("model_config_list {")
+    assert "models.config" in fails("serve", "--model-config-file", tmp_path / "models.config")
+
+
+def test_serving_needs_a_folder_or_a_file_of_models(monkeypatch, capsys, exported):
+    for arguments in ([], [str(exported), "--model-config-file", "models.config"]):
+        assert run(monkeypatch, "serve", *arguments) == 2
+        assert "serve needs FOLDER or --model-config-file, and not both" in capsys.readouterr().err
+
+
 def test_no_server_there_is_one_line(fails):
     assert "127.0.0.1:9" in fails("request", "ab", "--address", "127.0.0.1:9", "--timeout", "2")
 

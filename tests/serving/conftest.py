@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import trustme
 
@@ -6,14 +8,13 @@ from serving.export import export
 from serving.server import EmbeddedServer
 from tests.serving.callers import CLIENTS
 from tests.serving.fake import FakeGenerator
+from tests.serving.real import BACKENDS, real_server
 from tests.serving.small import write_small
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    """A folder with version 1 of the fake model, two hypotheses a row."""
-    folder = tmp_path_factory.mktemp("exported")
-    export(
+def write_fake(folder):
+    """Exports the fake model with two hypotheses a row; returns the version's folder."""
+    return export(
         FakeGenerator(),
         folder,
         config_json='{"name": "fake"}',
@@ -22,7 +23,12 @@ def exported(tmp_path_factory):
         num_hypotheses=2,
         scores={"bleu": 12.5},
     )
-    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A folder with version 1 of the fake model."""
+    return write_fake(tmp_path_factory.mktemp("exported")).parent
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +43,15 @@ def client(server):
         yield connected
 
 
-@pytest.fixture(scope="session")
-def addresses(server):
-    """Of the server, for each kind of client."""
-    return {kind: server.rest_address if kind.startswith("rest") else server.address for kind in CLIENTS}
+@pytest.fixture(scope="session", params=BACKENDS)
+def addresses(request, server, exported):
+    """Of the embedded server, and of TensorFlow Serving where there is one, for each kind of client."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "embedded":
+            grpc_address, rest_address = server.address, server.rest_address
+        else:
+            grpc_address, rest_address = stack.enter_context(real_server(exported, write_fake))
+        yield {kind: rest_address if kind.startswith("rest") else grpc_address for kind in CLIENTS}
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import servables
+from serving.answers import read_config_file
 from serving.errors import RequestError, ServerError
 from serving.server import EmbeddedServer
 from serving.settings import ServedModel
@@ -269,6 +270,27 @@ def test_several_models_from_the_start(small):
         EmbeddedServer(models=models * 2)
     with pytest.raises(ValueError, match="needs a folder or models"):
         EmbeddedServer(small, models=models)
+
+
+def test_a_file_of_models_is_read_as_tensorflow_serving_reads_it(small, tmp_path):
+    file = tmp_path / "models.config"
+    specific = "model_version_policy { specific { versions: 1 } } version_labels { key: 'stable' value: 1 }"
+    models = [
+        f'config {{ name: "{name}" base_path: "{small}" model_platform: "tensorflow" {more} }}\n'
+        for name, more in (("one", specific), ("two", ""))]
+    file.write_text(f"model_config_list {{ {''.join(models)} }}")
+    assert read_config_file(file) == [
+        ServedModel(name="one", folder=small, versions=(1,), labels={"stable": 1}),
+        ServedModel(name="two", folder=small, versions=1)]
+    for text, message in (
+        ("model_config_list {", "not a ModelServerConfig"), ("", "at least one config"),
+        ('model_config_list { config { name: "a" base_path: "b" } }', "neither ModelServerConfig::model_type"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_config_file(file)
+    with pytest.raises(ValueError, match="No such file"):
+        read_config_file(tmp_path / "missing")
 
 
 def test_so_many_of_the_latest_are_chosen(small):
