@@ -2,6 +2,7 @@
 
 import ast
 import json
+import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -40,7 +41,7 @@ def test_a_notebook_is_kept_without_outputs_and_teaches(path):
     pytest.param(path, id=path.stem, marks=[] if path.stem == QUICK else pytest.mark.slow) for path in NOTEBOOKS])
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
