@@ -5,4 +5,8 @@
 - `servables`: SavedModels ready to answer.       - `export`: writes a SavedModel that proved itself.
 - `folders`: where versions and their warm-up requests lie.   - `bulk`: answers files, on Apache Beam.
 - `bench`: asks as many do, and tells how fast a server answers.   - `playground/`: the page of the embedded server.
+
+The embedded server's parts: `settings`; `versions`, what is loaded; `batching`, rows computed together; `answers`,
+whichever way the question came; `grpc_services`, `rest`, `json_tensors`, `http_server`, the ways; `workers`,
+`security`, `records`.
 """
