@@ -4,13 +4,12 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
-from pipelines.pairs import AnnotatedPair, DataError, Pair, alignment_of, weight_of
+from pipelines.encoding import in_parts
+from pipelines.pairs import AnnotatedPair, DataError, Pair, alignment_of, tags_of, weight_of
 from pipelines.reading import read_lines
 from tfseq2seq.tokenizers import Tokenizer
 
-ENCODED_AT_ONCE = 16_384  # strings; bounds the memory of the ragged intermediates
 NO_WORD = -1  # of white space and end tokens
 
 _LINK = re.compile(r"\d+-\d+")
@@ -36,7 +35,12 @@ def align(pairs: list[Pair], path: str) -> list[Pair]:
         raise DataError(
             f"{path}: data.alignments needs one line for each train pair, an empty one where nothing is aligned. "
             f"Received: {len(lines):,} lines for {len(pairs):,} pairs.")
-    for number, ((source, target), line) in enumerate(zip(pairs, lines, strict=True), start=1):
+    for number, (pair, line) in enumerate(zip(pairs, lines, strict=True), start=1):
+        if tags_of(pair):
+            raise DataError(
+                f"{path}:{number}: data.alignments needs pairs without tags, which would be words of the source. "
+                f"Received: {', '.join(tags_of(pair))}.")
+        source, target = pair
         sizes = len(source.split()), len(target.split())
         for link in line.split():
             if not _LINK.fullmatch(link):
@@ -64,8 +68,7 @@ def word_numbers(strings: Sequence[str], tokenizer: Tokenizer) -> tuple[np.ndarr
         [sum of lengths] int32, for each token of `encode`, laid end to end, and [N + 1] int64, where strings begin.
     """
     flat, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    for start in range(0, len(strings), ENCODED_AT_ONCE):
-        surfaces = tokenizer.surfaces(tf.constant(strings[start : start + ENCODED_AT_ONCE]))
+    for surfaces in in_parts(tokenizer.surfaces, strings):
         lengths.append(surfaces.row_lengths().numpy())
         if lengths[-1].any():
             flat.append(_number(surfaces.flat_values.numpy().tolist(), surfaces.row_splits.numpy()))

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.alignments import Alignments
+from pipelines.frames import FrameSide
 from pipelines.pairs import DataError, EncodedPairs
 from pipelines.sides import EMPTY, SampledSide, Side
 from tfseq2seq.structures import BOS, PAD
@@ -35,7 +36,8 @@ class Batches:
         seed: of the order, not negative.
         max_source_length: tokens, end token included; pairs beyond are left out.
         max_target_length: tokens, end token included; pairs beyond are left out.
-        sampled_source: what draws the source's tokens for each batch anew, in the place of the ids.
+        sampled_source: what draws the source's tokens for each batch anew, in the place of the ids; or recordings,
+            whose frames take the place of tokens.
         sampled_target: the same of the target.
         weights: [N] float32, of each pair's tokens in the loss, at least 0; default 1.
         rates: [N] float, how often a pair comes in an epoch, above 0; default once. Of pairs with the same rate and
@@ -44,7 +46,7 @@ class Batches:
     Attributes:
         shapes: the padded (S, T), smallest first.
         rows: for each shape the rows of a global batch.
-        steps_per_epoch: batches in an epoch; every pair is in exactly one of them.
+        steps_per_epoch: batches in an epoch; without `rates` every pair is in exactly one of them.
         padding_share: share of padding in all tokens of an epoch, both sides.
         num_left_out: pairs beyond the lengths.
     Raises:
@@ -55,7 +57,7 @@ class Batches:
     def __init__(
         self, encoded: EncodedPairs, *, batch_tokens: int, num_lengths: int = 4, replicas: int = 1,
         seed: int = 1, max_source_length: int = 128, max_target_length: int = 128,
-        sampled_source: SampledSide | None = None, sampled_target: SampledSide | None = None,
+        sampled_source: SampledSide | FrameSide | None = None, sampled_target: SampledSide | None = None,
         weights: np.ndarray | None = None, rates: np.ndarray | None = None, alignments: Alignments | None = None,
     ):
         if min(batch_tokens, num_lengths, replicas) < 1:
@@ -65,7 +67,7 @@ class Batches:
         self.seed, self.replicas, self._alignments = seed, replicas, alignments
         self._shapes_of = functools.lru_cache(maxsize=1)(lambda epoch: [index for index, _ in self.plan(epoch)])
         self._plan = functools.lru_cache(maxsize=2)(self.plan)  # two, as batches may be asked for ahead
-        self._source: Side | SampledSide = Side(encoded.source_ids, encoded.source_offsets)
+        self._source: Side | SampledSide | FrameSide = Side(encoded.source_ids, encoded.source_offsets)
         self._target: Side | SampledSide = Side(encoded.target_ids, encoded.target_offsets)
         source, target = self._source.lengths + 1, self._target.lengths + 1  # with EOS
         kept = np.flatnonzero((source <= max_source_length) & (target <= max_target_length))
@@ -164,7 +166,8 @@ class Batches:
     @property
     def signature(self) -> Any:
         """What batches are, see `signature_of`."""
-        return signature_of(self._alignments is not None)
+        num_features = self._source.num_features if isinstance(self._source, FrameSide) else None
+        return signature_of(self._alignments is not None, num_features)
 
     def dataset(
         self, start_step: int = 0, replicas: Sequence[int] | None = None, shuffle: bool = True, repeat: bool = True,
@@ -182,11 +185,11 @@ class Batches:
                 without end. For `shuffle` and `repeat` alone.
         Returns:
             tf.data.Dataset of ({"source": [R, S] int32, "target": [R, T] int32}, labels [R, T] int32,
-            weights [R, T] float32). Source rows end in EOS; target is BOS and the target ids, labels the
-            target ids and EOS; a weight is 1 / (real labels of the GLOBAL batch), 0 on padding, so that the plain
-            sum of loss * weight over all replicas is the mean per token. Where pairs have weights of their own it is
-            theirs / (sum of all of the global batch). With alignments there is "alignment" beside source and target,
-            see `batch`.
+            weights [R, T] float32). Source rows end in EOS, or are features, see `FrameSide.gather`; target is BOS and
+            the target ids, labels the target ids and EOS; a weight is 1 / (real labels of the GLOBAL batch), 0 on
+            padding, so that the plain sum of loss * weight over all replicas is the mean per token. Where pairs have
+            weights of their own it is theirs / (sum of all of the global batch). With alignments there is "alignment"
+            beside source and target, see `batch`.
         """
         first_epoch, skipped = divmod(start_step, self.steps_per_epoch)
 
@@ -217,10 +220,16 @@ class Batches:
         return tf.nest.map_structure(lambda each: np.split(each, self.replicas)[replica], batch)
 
 
-def signature_of(aligned: bool) -> Any:
-    """What batches are, with or without "alignment", as (inputs, labels, weights) of `tf.TensorSpec`."""
+def signature_of(aligned: bool, num_features: int | None = None) -> Any:
+    """What batches are, as (inputs, labels, weights) of `tf.TensorSpec`.
+
+    Args:
+        aligned: whether there is "alignment".
+        num_features: of a frame, where sources are recordings.
+    """
     ids = tf.TensorSpec([None, None], tf.int32)
-    inputs = {"source": ids, "target": ids}
+    source = ids if num_features is None else tf.TensorSpec([None, None, num_features + 1], tf.float32)
+    inputs = {"source": source, "target": ids}
     if aligned:
         inputs["alignment"] = tf.TensorSpec([None, None, None], tf.float32)
     return inputs, ids, tf.TensorSpec([None, None], tf.float32)
@@ -268,18 +277,19 @@ def choose_shapes(source: np.ndarray, target: np.ndarray, num_shapes: int) -> np
     return chosen[np.diff([0, *held]) > 0]
 
 
-def inference_batches(lengths: np.ndarray, batch_tokens: int) -> list[list[int]]:
+def inference_batches(lengths: np.ndarray, batch_tokens: int, most_rows: int | None = None) -> list[list[int]]:
     """Groups rows of like length for decoding; every row is in one batch.
 
     Args:
         lengths: [N] int, tokens, end token included.
         batch_tokens: most padded tokens in a batch; a row that is longer has a batch of its own.
+        most_rows: in a batch; default as many as the tokens permit.
     Returns:
         Row numbers a batch, shortest first.
     """
     batches: list[list[int]] = []
     for row in np.argsort(lengths, kind="stable").tolist():
-        if not batches or (len(batches[-1]) + 1) * lengths[row] > batch_tokens:
+        if not batches or (len(batches[-1]) + 1) * lengths[row] > batch_tokens or len(batches[-1]) == most_rows:
             batches.append([])
         batches[-1].append(row)
     return batches

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.pairs import Pair, Splits, set_of
+from pipelines.pairs import Pair, Splits, set_of, untagged
 from pipelines.reading import split_sources
 from pipelines.tasks.base import Task
 from pipelines.text import encode_pairs
@@ -34,7 +34,7 @@ class Report:
     Attributes:
         splits: for each split its counts: "pairs", "empty", "control characters", "badly-ratioed",
             "duplicated" (equal pairs after the first), and with tokenizers "over-long".
-        leakage: for each held-out split how many of its pairs have a source, or both sides, in train.
+        leakage: for each held-out split how many of its pairs have a source, or both sides, in train, tags aside.
         lengths: for each split and side the percentiles of its lengths.
         unit: what the lengths count: "tokens, end token included" or "characters".
         unknown: for each split and side the share of tokens outside the vocabulary; empty without
@@ -84,14 +84,15 @@ def check(
             pairs and unknown tokens are counted.
     """
     separator = data.source_separator
-    is_bad = _ratio_test(splits.train, task, separator)
+    usual = usual_ratios(splits.train, task, separator)
     named = {name: pairs for name, pairs in splits._asdict().items() if pairs}
-    counts = {name: _count(pairs, is_bad, separator) for name, pairs in named.items()}
-    train_sources, train_pairs = {source for source, _ in splits.train}, set(splits.train)
+    counts = {name: _count(pairs, usual, task, separator) for name, pairs in named.items()}
+    train_pairs = set(map(untagged, splits.train))
+    train_sources = {source for source, _ in train_pairs}
     leakage = {
         name: {
-            "source": sum(source in train_sources for source, _ in pairs),
-            "pair": sum(pair in train_pairs for pair in pairs)}
+            "source": sum(untagged(pair)[0] in train_sources for pair in pairs),
+            "pair": sum(untagged(pair) in train_pairs for pair in pairs)}
         for name, pairs in named.items() if name != "train"}
     lengths: dict[str, dict[str, np.ndarray]] = {}
     if source_tokenizer is None or target_tokenizer is None:
@@ -113,7 +114,8 @@ def check(
 def filter_pairs(splits: Splits, task: Task, separator: str | None = None) -> tuple[Splits, dict[str, int]]:
     """Takes broken and leaked pairs out of train, and empty ones out of every split.
 
-    A train pair is leaked when its source stands in valid or test, whatever its target is. Equal pairs stay.
+    A train pair is leaked when its source stands in valid or test, whatever its target and its tags are. Equal pairs
+    stay.
     Over-long pairs stay too: `Batches` leaves them out.
 
     Args:
@@ -124,8 +126,8 @@ def filter_pairs(splits: Splits, task: Task, separator: str | None = None) -> tu
         What is left, and how many pairs were taken out by reason; a pair counts under the first of "empty",
         "control characters", "badly-ratioed" and "leaked" that it meets.
     """
-    held_out = {source for pairs in (splits.valid, splits.test) for source, _ in pairs}
-    is_bad = _ratio_test(splits.train, task, separator)
+    held_out = {untagged(pair)[0] for pairs in (splits.valid, splits.test) for pair in pairs}
+    usual = usual_ratios(splits.train, task, separator)
     counts = dict.fromkeys((EMPTY, CONTROL, RATIO, LEAKED), 0)
 
     def keep(pair: Pair, reason: str | None) -> bool:
@@ -135,9 +137,9 @@ def filter_pairs(splits: Splits, task: Task, separator: str | None = None) -> tu
 
     train = [
         pair for pair in splits.train
-        if keep(pair, _broken(pair, is_bad, separator) or (LEAKED if pair[0] in held_out else None))]
+        if keep(pair, broken(pair, usual, task, separator) or (LEAKED if untagged(pair)[0] in held_out else None))]
     valid, test = (
-        [pair for pair in pairs if keep(pair, EMPTY if _is_empty(_readable(pair, separator)) else None)]
+        [pair for pair in pairs if keep(pair, EMPTY if is_empty(pair, separator) else None)]
         for pairs in (splits.valid, splits.test))
     return Splits(train, valid, test), counts
 
@@ -147,41 +149,46 @@ def _readable(pair: Pair, separator: str | None) -> Pair:
     return pair if separator is None else (" ".join(split_sources(pair[0], separator)), pair[1])
 
 
-def _broken(pair: Pair, is_bad: Callable[[Pair], bool], separator: str | None) -> str | None:
-    source, target = _readable(pair, separator)
-    if _is_empty((source, target)):
+def broken(pair: Pair, usual: Mapping[int, float], task: Task, separator: str | None = None) -> str | None:
+    """Why a train pair is left out, but for leaks: the first of "empty", "control characters" and "badly-ratioed".
+
+    Args:
+        pair: as it was read.
+        usual: see `usual_ratios`; of a set that is not there it is 1.
+        task: what ratio is bad.
+        separator: see `filter_pairs`.
+    """
+    if is_empty(pair, separator):
         return EMPTY
-    if _CONTROL.search(source) or _CONTROL.search(target):
+    if any(_CONTROL.search(text) for text in _readable(pair, separator)):
         return CONTROL
-    return RATIO if is_bad(pair) else None
+    middle = usual.get(set_of(pair), 1.0)
+    is_usual = middle / task.max_ratio <= ratio(pair, task, separator) <= middle * task.max_ratio
+    return None if is_usual else RATIO
 
 
-def _is_empty(pair: Pair) -> bool:
-    return not pair[0].strip() or not pair[1].strip()
+def is_empty(pair: Pair, separator: str | None = None) -> bool:
+    """Whether a side of the pair has no text."""
+    return not all(text.strip() for text in _readable(pair, separator))
 
 
-def _ratio_test(train: list[Pair], task: Task, separator: str | None) -> Callable[[Pair], bool]:
-    """Whether a pair's ratio of lengths is far from the usual one of its set, which depends on the languages."""
+def ratio(pair: Pair, task: Task, separator: str | None = None) -> float:
+    """Target length / source length, in what the task counts, with `SLACK` for short ones."""
+    source, target = _readable(pair, separator)
+    return (task.measure_target(target) + SLACK) / (task.measure_source(source) + SLACK)
 
-    def ratio(pair: Pair) -> float:
-        source, target = _readable(pair, separator)
-        return (task.measure_target(target) + SLACK) / (task.measure_source(source) + SLACK)
 
+def usual_ratios(train: Iterable[Pair], task: Task, separator: str | None = None) -> dict[int, float]:
+    """The median of the ratios of each set's pairs that are not empty: it depends on the languages."""
     ratios: dict[int, list[float]] = collections.defaultdict(list)
     for pair in train:
-        if not _is_empty(_readable(pair, separator)):
-            ratios[set_of(pair)].append(ratio(pair))
-    usual = {number: statistics.median(found) for number, found in ratios.items()}
-
-    def is_bad(pair: Pair) -> bool:
-        middle = usual.get(set_of(pair), 1.0)
-        return not middle / task.max_ratio <= ratio(pair) <= middle * task.max_ratio
-
-    return is_bad
+        if not is_empty(pair, separator):
+            ratios[set_of(pair)].append(ratio(pair, task, separator))
+    return {number: statistics.median(found) for number, found in ratios.items()}
 
 
-def _count(pairs: list[Pair], is_bad: Callable[[Pair], bool], separator: str | None) -> dict[str, int]:
-    found = collections.Counter(_broken(pair, is_bad, separator) for pair in pairs)
+def _count(pairs: list[Pair], usual: Mapping[int, float], task: Task, separator: str | None) -> dict[str, int]:
+    found = collections.Counter(broken(pair, usual, task, separator) for pair in pairs)
     return {
         "pairs": len(pairs), EMPTY: found[EMPTY], CONTROL: found[CONTROL], RATIO: found[RATIO],
         "duplicated": len(pairs) - len(set(pairs))}

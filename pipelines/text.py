@@ -3,17 +3,22 @@
 `source_ids` runs in the graph: training's evaluation and the SavedModel share it.
 """
 
+import functools
 import hashlib
 import itertools
 import logging
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from pipelines.alignments import align
-from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, weight_of
-from pipelines.reading import find_split, read_lines, read_pairs, split_sources
+from pipelines.audio import FrontEnd
+from pipelines.encoding import in_parts
+from pipelines.origins import INDEX, check_origins, expanded, files_of, origins_of
+from pipelines.pairs import AnnotatedPair, DataError, EncodedPairs, Pair, Progress, Splits, tags_of, untagged, weight_of
+from pipelines.reading import read_lines, read_pairs, split_sources
+from pipelines.recordings import num_frames, read_manifest
+from pipelines.records import read_splits
 from pipelines.sources import obtain
 from tfseq2seq.config import Data, DataSet, Origin
 from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
@@ -24,7 +29,6 @@ __all__ = [
     "source_ids",
 ]
 
-ENCODED_AT_ONCE = 16_384  # strings; bounds the memory of the ragged intermediates
 VALID_SHARE, MOST_VALID = 0.05, 2000  # held out of train where a data set brings no valid split
 
 logger = logging.getLogger(__name__)
@@ -34,7 +38,8 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     """The pairs of a recipe's `[data]`; relative paths are seen from the current folder.
 
     Where there is no valid split, one is taken out of train: about 5 %, at most 2000 sources, chosen by a
-    hash of the source, so that equal sources stay on one side. Of several sets that is done where none brings one.
+    hash of the source, so that equal sources stay on one side. Of several sets that is done where none brings one; what
+    is chosen in one of them is held out in all.
 
     Args:
         data: names exactly one of `corpus`, `folder`, `train` or `sets`.
@@ -42,18 +47,16 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
     Raises:
         DataError: none or several of them are named, or what they name is missing or broken.
     """
+    check_origins(data)
+    loaded = [_load(origin, key, data, progress) for origin, key in origins_of(data)]
     if not data.sets:
-        splits, where = _load(data, "data", data.source_separator, progress)
+        ((splits, where),) = loaded
         if data.alignments is not None:  # before pairs leave train, while line n is of pair n
-            splits = splits._replace(train=align(splits.train, str(Path(data.alignments).expanduser())))
-        return _with_valid(splits, where)
-    named = [key for key in Origin.model_fields if getattr(data, key) is not None]
-    if named:
-        raise DataError(f"data.{named[0]} belongs into one of data.sets, where there are any. Received both.")
-    loaded = [
-        _load(each, f"data.sets[{number}]", data.source_separator, progress) for number, each in enumerate(data.sets)]
+            splits = splits._replace(train=align(splits.train, str(expanded(data.alignments))))
+        return splits if splits.valid else _hold_out(splits, _held_out(splits, where), where)
     if not any(splits.valid for splits, _ in loaded):
-        loaded = [(_with_valid(splits, where), where) for splits, where in loaded]
+        held_out = set[str]().union(*(_held_out(splits, where) for splits, where in loaded))
+        loaded = [(_hold_out(splits, held_out, where), where) for splits, where in loaded]
     tagged = [
         [[_annotated(pair, each, number) for pair in pairs] for pairs in splits]
         for number, (each, (splits, _)) in enumerate(zip(data.sets, loaded))]
@@ -61,28 +64,20 @@ def load_splits(data: Data, progress: Progress | None = None) -> Splits:
 
 
 def _annotated(pair: Pair, of_set: DataSet, number: int) -> AnnotatedPair:
-    source, target = pair
-    tag = "" if of_set.source_tag is None else f"{of_set.source_tag} "
-    return AnnotatedPair(tag + source, target, weight_of(pair) * of_set.weight, number)
+    tags = [*of_set.source_tags, *tags_of(pair)]
+    source, target = untagged(pair)
+    return AnnotatedPair(" ".join([*tags, source]), target, weight_of(pair) * of_set.weight, number, tags=tags)
 
 
-def _load(origin: Origin, key: str, separator: str | None, progress: Progress | None) -> tuple[Splits, str]:
+def _load(origin: Origin, key: str, data: Data, progress: Progress | None) -> tuple[Splits, str]:
     """The splits of one origin as they are, and where they are from."""
-    named = [name for name in ("corpus", "folder", "train") if getattr(origin, name) is not None]
-    if len(named) != 1:
-        raise DataError(
-            f"{key} needs exactly one of corpus (a data set known by name), folder (with train, valid and "
-            f"test files) or train. Received: {', '.join(named) or 'none of them'}.")
-    stray = [
-        name for name, owner in (("pair", "corpus"), ("valid", "train"), ("test", "train"))
-        if getattr(origin, name) is not None and owner not in named]
-    if stray:
-        raise DataError(f"{key}.{stray[0]} has no meaning beside {key}.{named[0]}; leave it out.")
     if origin.corpus is not None:
         return obtain(origin.corpus, origin.pair, progress), origin.corpus
-    if origin.folder is not None:
-        return _load_folder(Path(origin.folder).expanduser(), separator), origin.folder
-    return _load_files(origin.train, origin.valid, origin.test, separator), f"{key}.train"
+    if origin.folder is not None and (expanded(origin.folder) / INDEX).exists():
+        return read_splits(expanded(origin.folder), data.source_separator), origin.folder
+    read = read_manifest if data.audio is not None else functools.partial(read_pairs, separator=data.source_separator)
+    splits = Splits(*([] if paths is None else read(list(map(str, paths))) for paths in files_of(origin)))
+    return splits, origin.folder or f"{key}.train"
 
 
 class SeveralSources(Tokenizer):
@@ -136,7 +131,18 @@ class SeveralSources(Tokenizer):
         return self.of_one_source.decode(ids)
 
 
-def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tuple[tf.Tensor, tf.Tensor]:
+def read_source(
+    strings: tf.Tensor, reader: Tokenizer | FrontEnd, max_length: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sources as a model reads them, in the graph: as `source_ids`, or features of WAV files as `FrontEnd.read`."""
+    if isinstance(reader, FrontEnd):
+        return reader.read(strings, max_length)
+    return source_ids(strings, reader, max_length)
+
+
+def source_ids(
+    strings: tf.Tensor, tokenizer: Tokenizer, max_length: int, beside: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Strings to ids ended by EOS, in the graph.
 
     Args:
@@ -144,11 +150,13 @@ def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tup
         tokenizer: of the side that the strings are on.
         max_length: tokens, end token included, at least 1; a longer row keeps its first `max_length - 1`
             tokens and gets its EOS after them.
+        beside: where the strings are targets, [N] string, their sources: what tokens may be copied from.
     Returns:
         ids [N, S] int32, padded by PAD, with S the longest row and at least 1; cut [N] bool, True on
         rows that were longer.
     """
-    ids = tokenizer.encode(strings)  # [N, (S)]
+    ids = tokenizer.encode(strings) if beside is None else tokenizer.encode_beside(
+        strings, tokenizer.copies(beside))  # [N, (S)]
     cut = ids.row_lengths() > max_length - 1
     ids = ids[:, : max_length - 1]
     num_rows = ids.nrows()
@@ -157,53 +165,49 @@ def source_ids(strings: tf.Tensor, tokenizer: Tokenizer, max_length: int) -> tup
     return ids.to_tensor(PAD, shape=tf.stack([num_rows, longest])), cut
 
 
-def encode_pairs(pairs: list[Pair], source_tokenizer: Tokenizer, target_tokenizer: Tokenizer) -> EncodedPairs:
-    """Pairs to flat ids with offsets, without BOS and EOS; nothing is cut."""
-    sources = _encode([source for source, _ in pairs], source_tokenizer)
-    return EncodedPairs(*sources, *_encode([target for _, target in pairs], target_tokenizer))
+def encode_pairs(
+    pairs: list[Pair], source_tokenizer: Tokenizer | FrontEnd, target_tokenizer: Tokenizer,
+) -> EncodedPairs:
+    """Pairs to flat ids with offsets, without BOS and EOS; nothing is cut.
+
+    A recording has an id, PAD, for each frame but the last, which so stands for the end.
+    """
+    lines = [source for source, _ in pairs]
+    if isinstance(source_tokenizer, FrontEnd):
+        offsets = np.cumsum([0, *(num_frames(source_tokenizer, path) - 1 for path in lines)], dtype=np.int64)
+        sources = np.full(offsets[-1], PAD, np.int32), offsets
+    else:
+        sources = _encode(lines, source_tokenizer)
+    return EncodedPairs(*sources, *_encode([target for _, target in pairs], target_tokenizer, lines))
 
 
-def _encode(strings: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def _encode(
+    strings: list[str], tokenizer: Tokenizer, beside: list[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     flat, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    for start in range(0, len(strings), ENCODED_AT_ONCE):
-        ids = tokenizer.encode(tf.constant(strings[start : start + ENCODED_AT_ONCE]))
+    def encode(strings: tf.Tensor, *sources: tf.Tensor) -> tf.RaggedTensor:
+        return tokenizer.encode_beside(strings, tokenizer.copies(*sources)) if sources else tokenizer.encode(strings)
+
+    for ids in in_parts(encode, strings, *([] if beside is None else [beside])):
         flat.append(ids.flat_values.numpy())
         lengths.append(ids.row_lengths().numpy())
     return np.concatenate(flat), np.cumsum(np.concatenate(lengths))
 
 
-def _load_folder(folder: Path, separator: str | None) -> Splits:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; data.folder needs one with train, valid and test files.")
-    train, valid, test = (find_split(folder, name) for name in Splits._fields)
-    if train is None:
-        raise DataError(f"{folder}: holds no train.tsv or train.jsonl (or .gz of it).")
-    return _load_files(train, valid, test, separator)
-
-
-def _load_files(train, valid, test, separator: str | None) -> Splits:
-    read = [[] if paths is None else read_pairs(_expanded(paths), separator) for paths in (train, valid, test)]
-    return Splits(*read)
-
-
-def _expanded(paths: str | list[str]) -> str | list[str]:
-    if isinstance(paths, str):
-        return str(Path(paths).expanduser())
-    return [str(Path(path).expanduser()) for path in paths]
-
-
-def _with_valid(splits: Splits, where: str) -> Splits:
-    if splits.valid:
-        return splits
-    sources = {source for source, _ in splits.train}
+def _held_out(splits: Splits, where: str) -> set[str]:
+    """The train sources that are to be the valid split's."""
+    sources = {untagged(pair)[0] for pair in splits.train}
     if len(sources) < 2:
         raise DataError(
             f"{where}: a valid split cannot be taken out of fewer than 2 distinct sources; name a valid "
             f"file. Received: {len(sources)}.")
-    count = min(max(1, round(VALID_SHARE * len(sources))), MOST_VALID)
-    held_out = set(sorted(sources, key=_hash)[:count])
-    valid = [pair for pair in splits.train if pair[0] in held_out]
-    train = [pair for pair in splits.train if pair[0] not in held_out]
+    return set(sorted(sources, key=_hash)[: min(max(1, round(VALID_SHARE * len(sources))), MOST_VALID)])
+
+
+def _hold_out(splits: Splits, sources: set[str], where: str) -> Splits:
+    """The splits with these sources in valid in the place of train."""
+    valid = [pair for pair in splits.train if untagged(pair)[0] in sources]
+    train = [pair for pair in splits.train if untagged(pair)[0] not in sources]
     logger.warning(
         "%s: there is no valid split, so %s of %s pairs were taken out of train for it.",
         where, f"{len(valid):,}", f"{len(splits.train):,}")

@@ -45,6 +45,9 @@ EXAMPLES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "recurrent": [("", {"kind": "recurrent"})],
     "convolutional": [("", {"kind": "convolutional"})],
     "transformer": [("", {"kind": "transformer"})],
+    "pyramidal": [("", {"kind": "pyramidal"})],
+    "conformer": [("", {"kind": "conformer"})],
+    "subsampling": [("", {"kind": "subsampling"})],
     "sequence": [
         (", a recurrent one last", {"encoders": [{"kind": "convolutional"}, {"kind": "recurrent"}]}),
         (", another one last", {"encoders": [{"kind": "recurrent"}, {"kind": "transformer"}]})],

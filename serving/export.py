@@ -26,6 +26,7 @@ from serving.signatures import (
     BEAM,
     GREEDY,
     SAMPLE,
+    SAMPLES,
     SCORE,
     SERVING_DEFAULT,
     SIGNATURES,
@@ -51,8 +52,8 @@ class ExportError(RuntimeError):
 
 def export(
     generator: Any, folder: str | os.PathLike[str], version: int | None = None, *, config_json: str,
-    check_sources: Sequence[str], check_targets: Sequence[str], num_hypotheses: int = 1, warm_up_lines: int = 5,
-    tokenizers: Mapping[str, Any] | None = None, about: Mapping[str, Any] | None = None,
+    check_sources: Sequence[str | bytes], check_targets: Sequence[str], num_hypotheses: int = 1,
+    warm_up_lines: int = 5, tokenizers: Mapping[str, Any] | None = None, about: Mapping[str, Any] | None = None,
     packed: PackedWeights | None = None, score: Callable[[list[str]], Any] | None = None,
     progress: Callable[[str, float, float | None], None] = lambda *_: None,
 ) -> Path:
@@ -67,7 +68,7 @@ def export(
         folder: holds the versions of this model; made if it is missing.
         version: number of the new version, at least 1; default: one above the highest.
         config_json: the resolved recipe, kept in assets.extra/config.json.
-        check_sources: held-out source lines, at least 1.
+        check_sources: held-out source lines, at least 1; of speech the bytes of WAV files.
         check_targets: their targets.
         num_hypotheses: answers a row of serving_default; at most its beam size.
         warm_up_lines: how many of the check lines a server answers by each signature before it is ready.
@@ -97,7 +98,7 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         _next_version(folder, version)  # before the work, if it is to be refused
         temporary.mkdir()
-        inputs = _check_inputs(check_sources, check_targets, generator.decode)
+        inputs = _check_inputs(check_sources, check_targets, generator)
         progress("exporting", 0, 3)
         functions = _trace(generator, num_hypotheses)
         progress("exporting", 1, 3)
@@ -143,10 +144,21 @@ def _trace(generator: Any, num_hypotheses: int, packed: PackedWeights | None = N
         SERVING_DEFAULT: with_width(generator.beam), GREEDY: generator.greedy, BEAM: with_width(generator.beam_with),
         SAMPLE: with_width(generator.sample_with), ALTERNATIVES: with_width(generator.alternatives),
         SCORE: generator.score, TOKENIZE: generator.tokenize}
-    return {
-        name: tf.function(unpacking(functions[name])).get_concrete_function(**{
+    found = {
+        name: tf.function(unpacking(functions[name]), autograph=False).get_concrete_function(**{
             each: tf.TensorSpec([None], dtype, name=each) for each, dtype in signature.inputs.items()})
-        for name, signature in SIGNATURES.items()}
+        for name, signature in SIGNATURES.items() if name not in _left_out(generator)}
+    if generator.reads_speech:
+        found[SAMPLES] = tf.function(with_width(generator.beam_of_samples), autograph=False).get_concrete_function(
+            samples=tf.TensorSpec([None, None], tf.float32, "samples"),
+            num_samples=tf.TensorSpec([None], tf.int32, "num_samples"),
+            sample_rate=tf.TensorSpec([None], tf.int32, "sample_rate"))
+    return found
+
+
+def _left_out(generator: Any) -> tuple[str, ...]:
+    """Signatures that this model does not have: recordings have no tokens."""
+    return (TOKENIZE,) if generator.reads_speech else ()
 
 
 def _next_version(folder: Path, version: int | None) -> int:
@@ -173,20 +185,24 @@ def _publish(temporary: Path, folder: Path, version: int | None) -> Path:
         return path
 
 
-def _check_inputs(sources: Sequence[str], targets: Sequence[str], decode: Any) -> dict[str, Rows]:
+def _check_inputs(
+    sources: Sequence[str | bytes], targets: Sequence[str], generator: Any,
+) -> dict[str, Rows]:
     """Signature -> input -> rows. An empty line is asked as well: some user will send one."""
-    by_name = {"text": sources, "source": sources, "target": targets}
+    decode = generator.decode
+    by_name: dict[str, Sequence[str | bytes]] = {"text": sources, "source": sources, "target": targets}
     if decode.max_length > LONGEST_CHARACTER and decode.max_length_ratio is None:  # a prefix may be too long for it
         by_name["prefix"] = [target[:1] for target in targets]
     encoded = {
-        name: [line.encode("utf-8", "surrogatepass") for line in [*lines, ""]]
+        name: [line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line for line in [
+            *lines, generator.empty_source if name in ("text", "source") else b""]]
         for name, lines in by_name.items()}
     num_rows = len(sources) + 1
     return {
         name: {
             each: encoded[each] if each in encoded else _settings(SETTINGS.get(name, [{}]), each, dtype, num_rows)
             for each, dtype in signature.inputs.items()}
-        for name, signature in SIGNATURES.items()}
+        for name, signature in SIGNATURES.items() if name not in _left_out(generator)}
 
 
 def _settings(settings: list[dict[str, Any]], name: str, dtype: str, num_rows: int) -> list[Any]:
@@ -248,6 +264,8 @@ def _check(
     answers = {}
     try:
         loaded = load_model(folder)
+        if SAMPLES in functions:
+            _check_samples(functions[SAMPLES], loaded.signatures[SAMPLES])
         for name, by_input in inputs.items():
             num_rows = len(next(iter(by_input.values())))
             expected = _ask(functions[name], name, by_input, slice(None))
@@ -279,6 +297,18 @@ def _without_draws(
             kept_inputs[name] = {each: [values[row] for row in rows] for each, values in by_input.items()}
             kept_answers[name] = {output: values[rows] for output, values in answers[name].items()}
     return kept_inputs, kept_answers
+
+
+def _check_samples(function: Any, loaded: Any) -> None:
+    """Noise of several lengths and rates, and no row at all, which both must answer alike."""
+    noise = 0.1 * np.random.default_rng(0).normal(size=[3, 8000]).astype(np.float32)
+    inputs = {
+        "samples": tf.constant(noise), "num_samples": tf.constant([8000, 2000, 0]),
+        "sample_rate": tf.constant([16_000, 8000, 44_100])}
+    expected, received = (
+        {name: value.numpy() for name, value in each(**inputs).items()} for each in (function, loaded))
+    _compare(SAMPLES, "the SavedModel", {"row": [0, 1, 2]}, expected, received, at=0)
+    loaded(**{name: value[:0] for name, value in inputs.items()})
 
 
 def _draws(signature: str, by_input: Rows, row: int, method: str) -> bool:

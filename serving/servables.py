@@ -15,28 +15,16 @@ import tensorflow_text  # noqa: F401  # registers the tokenizers' operations
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from serving.batching import Batcher
+from serving.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, RequestError
 from serving.folders import SAVED_MODEL, WARM_UP
 from serving.signatures import AS_EXPORTED, SERVING_DEFAULT, SIGNATURES
 
 MAX_ELEMENTS = 1 << 24  # of one input; a few bytes can claim any shape
 MAX_MESSAGE = 1000  # characters of an error; a long trailer would be refused by gRPC itself
-INVALID_ARGUMENT, FAILED_PRECONDITION, UNKNOWN = 3, 9, 2  # as in gRPC and in tf.errors
 _FIELDS = {
     tf.float32: "float_val", tf.float64: "double_val", tf.int32: "int_val", tf.int64: "int64_val",
     tf.bool: "bool_val", tf.string: "string_val"}
-
-
-class RequestError(Exception):
-    """A request cannot be answered.
-
-    Attributes:
-        code: gRPC's number.
-        message: one line for the client.
-    """
-
-    def __init__(self, code: int, message: str):
-        super().__init__(message)
-        self.code, self.message = code, message
 
 
 class Servable(NamedTuple):
@@ -45,7 +33,7 @@ class Servable(NamedTuple):
     Attributes:
         version: its number.
         signature_defs: SignatureDef by name, as the SavedModel has them.
-        functions: what runs, by the same names.
+        functions: what runs, by the same names; together with rows of other requests where they can be joined.
         model: the loaded object; its variables live as long as it does.
     """
 
@@ -79,10 +67,11 @@ class Servable(NamedTuple):
         return response
 
 
-def load(version: int, folder: Path) -> Servable:
+def load(version: int, folder: Path, batcher: Batcher | None = None) -> Servable:
     """Loads `folder`, a SavedModel, and answers its warm-up requests once, so that no client waits for it.
 
-    Without a file of warm-up requests each signature answers one row.
+    With a batcher, rows of several requests are computed together. Without a file of warm-up requests each signature
+    answers one row.
 
     Raises:
         ValueError: it cannot be loaded, or fails on a warm-up request.
@@ -92,7 +81,8 @@ def load(version: int, folder: Path) -> Servable:
         model = load_model(folder)
     except Exception as error:  # a broken file raises whatever the broken part is read by
         raise ValueError(f"{folder}: not a SavedModel that can be loaded: {short_message(error)}") from error
-    functions = dict(model.signatures)
+    functions = {
+        name: (batcher and batcher.join(function)) or function for name, function in model.signatures.items()}
     definitions = {
         name: saved.meta_graphs[0].signature_def[name] for name in saved.meta_graphs[0].signature_def}
     servable = Servable(version, definitions, functions, model)

@@ -1,46 +1,49 @@
-"""An embedded gRPC server that a client cannot tell from TensorFlow Serving, for one model."""
+"""An embedded server that a client cannot tell from TensorFlow Serving."""
 
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent import futures
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import grpc
 import tensorflow as tf
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
+    model_service_pb2,
     model_service_pb2_grpc,
+    prediction_service_pb2,
     prediction_service_pb2_grpc,
 )
 
-from serving import servables
-from serving.folders import find_versions
+from serving import security as security_
+from serving.answers import Answers
+from serving.batching import Batcher
+from serving.errors import ServerError
+from serving.grpc_services import Interceptor, ModelService, Pools, PredictionService
+from serving.http_server import HttpServer
+from serving.records import Records, write_log
+from serving.rest import Rest
+from serving.settings import BATCHING, LIMITS, OPEN, Batching, Limits, Security, ServedModel
 from serving.signatures import DEFAULT_MODEL
+from serving.starting import BINARY, address_of, cannot_listen, check_port, check_server, refuse_taken
+from serving.versions import Models
+from serving.workers import Workers
 
-BINARY = "tensorflow_model_server"
 GRPC_THREADS = 128  # of the binary: its default, 4 a CPU, refuses callers where batching holds each thread
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-_OPTIONS = [
-    ("grpc.so_reuseport", 0),  # else a second server on the same port starts, and takes half of the requests
-    ("grpc.max_receive_message_length", 2**31 - 1),
-    ("grpc.max_send_message_length", 2**31 - 1)]
-_INVALID, _NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
-_State = get_model_status_pb2.ModelVersionStatus
-
-
-class ServerError(RuntimeError):
-    """The server cannot start; the text says why in one line."""
+SERVICES = [
+    service.full_name for file in (prediction_service_pb2, model_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()]
+SECONDS_TO_CLOSE = 0.5  # for what reached a port when it was being closed
 
 
 class EmbeddedServer:
-    """Answers PredictionService and ModelService for the SavedModels below one folder.
+    """Answers PredictionService and ModelService for the SavedModels below one folder, or several.
 
     As TensorFlow Serving without settings it serves the highest version; others answer NOT_FOUND.
 
@@ -50,62 +53,121 @@ class EmbeddedServer:
         host: address to listen on.
         model_name: the name clients ask for.
         versions: "latest", "all", or the numbers to serve; a request that names none goes to the highest.
-        workers: requests worked on at once, at least 1; default: 4 a CPU. Others wait.
+        models: what to serve instead of `folder`, `model_name` and `versions`.
+        workers: requests worked on at once, at least 1; a request that waits for its batch counts, others wait for a
+            worker. Default: 4 a core, and twice `batching.max_batch_size` at least, so that there is something to join.
+        batching: how rows of several requests are joined; None computes each request by itself.
+        limits: how much the server takes on.
+        security: who may ask.
+        poll_seconds: how often the folders are looked at for new versions; 0 is never.
+        rest_port: of the REST API; 0 takes a free one; None has none.
     Raises:
-        ValueError: `folder` holds no SavedModel or not the versions asked for, or a setting is out of range.
+        ValueError: a folder holds no SavedModel or not the versions asked for, or a setting is out of range.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], port: int = 0, host: str = "127.0.0.1",
+        self, folder: str | os.PathLike[str] | None = None, port: int = 0, host: str = "127.0.0.1",
         model_name: str = DEFAULT_MODEL, *, versions: Literal["latest", "all"] | Sequence[int] = "latest",
-        workers: int | None = None,
+        models: Sequence[ServedModel] = (), workers: int | None = None, batching: Batching | None = BATCHING,
+        limits: Limits = LIMITS, security: Security = OPEN, poll_seconds: float = 2.0,
+        rest_port: int | None = None,
     ):
-        if not 0 <= port <= 65535:
-            raise ValueError(f"EmbeddedServer needs a port from 0 to 65535. Received: port={port}.")
+        for each in (port, rest_port or 0):
+            check_port(each)
         if workers is not None and workers < 1:
             raise ValueError(f"EmbeddedServer needs workers >= 1. Received: workers={workers}.")
-        if not model_name:
-            raise ValueError(f"EmbeddedServer needs a model_name. Received: {model_name!r}.")
-        self.folder, self.host, self.port, self.model_name = Path(folder), host, port, model_name
-        self._paths = _chosen(self.folder, versions)
-        self._workers = workers or 4 * (os.cpu_count() or 1)
+        if (folder is None) == (not models):
+            raise ValueError(f"EmbeddedServer needs a folder or models. Received: folder={folder}, models={models}.")
+        if folder is not None:
+            chosen = versions if isinstance(versions, str) else tuple(versions)
+            models = [ServedModel(name=model_name, folder=Path(folder), versions=chosen)]
+        self.host, self.port, self.rest_port = host, port, rest_port
+        self._limits, self._security = limits, security
+        self._num_workers = workers or max(4 * (os.cpu_count() or 1), 2 * batching.max_batch_size if batching else 0)
+        self._records = Records(lambda: self.models.loaded(), lambda: self.num_waiting)
+        batcher = Batcher(batching, self._records.batch) if batching else None
+        self._health: health.HealthServicer | None = None
+        self._names: set[str] = set()  # of all models there were
+        self.models = Models(models, batcher, poll_seconds, self._tell_health)
+        self._workers: Workers | None = None
         self._server: grpc.Server | None = None
+        self._http: HttpServer | None = None
 
     @property
     def address(self) -> str:
-        """The address clients use."""
-        return _address(self.host, self.port)
+        """The address gRPC clients use."""
+        return address_of(self.host, self.port)
+
+    @property
+    def rest_address(self) -> str:
+        """The address REST clients and browsers use, as "http://127.0.0.1:8501", if there is a `rest_port`."""
+        scheme = "http" if self._security.certificate is None else "https"
+        return f"{scheme}://{address_of(self.host, self.rest_port or 0)}"
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return self._workers.num_waiting if self._workers else 0
 
     def start(self) -> None:
-        """Takes the port, loads and warms up the versions, then answers; returns when it does.
+        """Takes the ports, loads and warms up the versions, then answers; returns when it does.
 
         Raises:
-            ServerError: the port cannot be taken, or no version can be loaded.
+            ServerError: a port cannot be taken, or no version can be loaded.
         """
         if self._server is not None:
             raise ServerError(f"The server already answers at {self.address}; stop it first.")
-        pool = futures.ThreadPoolExecutor(self._workers, thread_name_prefix="serving")
-        server = grpc.server(pool, options=_OPTIONS)
+        self._workers = Workers(self._num_workers, self._limits.max_waiting)
+        self._pools = Pools()
+        self._health = health.HealthServicer()
+        self._interceptor = Interceptor(
+            self._workers, self._pools, self._records, lambda value: security_.is_allowed(self._security, value))
+        server = grpc.server(self._workers, interceptors=[self._interceptor], options=[
+            ("grpc.so_reuseport", 0),  # else a second server on the same port starts, and takes half of the requests
+            ("grpc.max_receive_message_length", self._limits.max_request_bytes),
+            ("grpc.max_send_message_length", 2**31 - 1)])
+        answers = Answers(self.models, self._limits)
         try:
             # First of all: a port that is taken should not cost the time of loading.
-            self.port = server.add_insecure_port(self.address)
-        except RuntimeError as error:
-            raise ServerError(_why_not_bound(self.host, self.port)) from error
-        try:
-            loaded, states = _load(self._paths)
-            services = _Services(self.model_name, loaded, states)
-            prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, server)
-            model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, server)
+            self._take_port(server)
+            self._take_rest_port(answers)
+            prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(answers), server)
+            model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(answers), server)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+            self.models.start()
             server.start()
+            if self._http is not None:
+                self._http.start()
         except BaseException:
             server.stop(None)
+            if self._http is not None:
+                self._http.stop(0)
+            self._pools.shutdown()
             raise
+        self._tell_health({name: bool(versions) for name, versions in self.models.loaded().items()})
+        for name in ("", *SERVICES):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server = server
 
-    def stop(self, grace: float = 30.0) -> None:
-        """Takes no new request, lets those under way end for at most `grace` seconds, gives the port back."""
-        if self._server is not None:
-            self._server.stop(grace).wait()
+    def stop(self, grace: float | None = None) -> None:
+        """Takes no new request, lets those under way end for at most `grace` seconds, gives the ports back.
+
+        Health says NOT_SERVING meanwhile. Default: `limits.grace`.
+        """
+        if self._server is not None and self._workers is not None and self._health is not None:
+            self._health.enter_graceful_shutdown()
+            self._interceptor.refuse_all()
+            seconds = self._limits.grace if grace is None else grace
+            until = time.monotonic() + seconds
+            if self._http is not None:
+                self._http.stop(seconds)
+                self._http = None
+            self._workers.wait_until_idle(until - time.monotonic())
+            self._server.stop(SECONDS_TO_CLOSE).wait()
+            self.models.stop()
+            self._workers.shutdown(wait=False, cancel_futures=True)
+            self._pools.shutdown()
             self._server = None
 
     def __enter__(self) -> "EmbeddedServer":
@@ -115,84 +177,46 @@ class EmbeddedServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-
-class _Services(
-    prediction_service_pb2_grpc.PredictionServiceServicer, model_service_pb2_grpc.ModelServiceServicer
-):
-    """Both services; codes and texts are TensorFlow Serving's."""
-
-    def __init__(self, model_name: str, loaded: dict[int, servables.Servable], states: dict[int, Any]):
-        self._name, self._loaded, self._states = model_name, loaded, states
-
-    def Predict(self, request, context):  # noqa: N802
-        servable = self._find(request, context)
-        if not context.is_active():  # its deadline passed, or its caller left, while it waited for a worker
-            context.abort(grpc.StatusCode.CANCELLED, "The caller is gone")
+    def _take_port(self, server: grpc.Server) -> None:
+        credentials = security_.grpc_credentials(self._security)
+        refuse_taken(self.host, self.port)
         try:
-            return servable.predict(request)
-        except servables.RequestError as error:
-            context.abort(_CODES.get(error.code, grpc.StatusCode.UNKNOWN), error.message)
+            self.port = (
+                server.add_insecure_port(self.address) if credentials is None
+                else server.add_secure_port(self.address, credentials))
+        except RuntimeError as error:
+            raise cannot_listen(self.host, self.port, "it cannot be listened on") from error
 
-    def GetModelMetadata(self, request, context):  # noqa: N802
-        if not request.HasField("model_spec"):
-            context.abort(_INVALID, "Missing ModelSpec")
-        if not request.metadata_field:
-            context.abort(_INVALID, "GetModelMetadataRequest must specify at least one metadata_field")
-        for field in request.metadata_field:
-            if field != "signature_def":
-                context.abort(_INVALID, f"Metadata field {field} is not supported")
-        servable = self._find(request, context)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        for name, definition in servable.signature_defs.items():
-            signatures.signature_def[name].CopyFrom(definition)
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.name = self._name
-        response.model_spec.version.value = servable.version
-        response.metadata["signature_def"].Pack(signatures)
-        return response
+    def _take_rest_port(self, answers: Answers) -> None:
+        if self.rest_port is None or self._workers is None:
+            return
+        self.rest = Rest(
+            answers, self._workers, self._records, self._limits,
+            lambda value: security_.is_allowed(self._security, value), lambda: self._server is not None)
+        try:
+            self._http = HttpServer(
+                self.rest, self.host, self.rest_port, security_.rest_context(self._security),
+                self._limits.max_request_bytes, self._limits.rest_timeout)
+        except OSError as error:
+            raise cannot_listen(self.host, self.rest_port, (error.strerror or str(error)).lower()) from error
+        self.rest_port = self._http.port
 
-    def GetModelStatus(self, request, context):  # noqa: N802
-        if not request.HasField("model_spec"):
-            context.abort(_INVALID, "Missing ModelSpec")
-        spec = request.model_spec
-        states = self._states if spec.name == self._name else {}
-        if spec.HasField("version"):
-            version = spec.version.value
-            if version not in states:
-                context.abort(_NOT_FOUND, f"Could not find version {version} of model {spec.name}")
-            states = {version: states[version]}
-        if not states:
-            context.abort(_NOT_FOUND, f"Could not find any versions of model {spec.name}")
-        return get_model_status_pb2.GetModelStatusResponse(
-            model_version_status=[states[version] for version in sorted(states, reverse=True)])
-
-    def _unimplemented(self, request, context):
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
-
-    Classify = Regress = MultiInference = HandleReloadConfigRequest = _unimplemented
-
-    def _find(self, request: Any, context: grpc.ServicerContext) -> servables.Servable:
-        spec = request.model_spec
-        if not request.HasField("model_spec"):
-            context.abort(_INVALID, "Missing ModelSpec")
-        if not spec.name:
-            context.abort(_INVALID, "ModelSpec has no name specified.")
-        if spec.HasField("version_label"):
-            context.abort(_INVALID, f"Unrecognized servable version label: {spec.version_label}")
-        version = spec.version.value if spec.HasField("version") else max(self._loaded)
-        if spec.name != self._name or version not in self._loaded:
-            named = spec.HasField("version")
-            wanted = f"Specific({spec.name}, {version})" if named else f"Latest({spec.name})"
-            context.abort(_NOT_FOUND, f"Servable not found for request: {wanted}")
-        return self._loaded[version]
+    def _tell_health(self, ready: dict[str, bool]) -> None:
+        self._names |= ready.keys()
+        status = health_pb2.HealthCheckResponse
+        for name in self._names:
+            if self._health is not None:
+                self._health.set(name, status.SERVING if ready.get(name) else status.NOT_SERVING)
 
 
 def serve(
-    folder: str | os.PathLike[str], port: int = 8500, host: str = "127.0.0.1",
+    folder: str | os.PathLike[str] | None = None, port: int = 8500, host: str = "127.0.0.1",
     model_name: str = DEFAULT_MODEL, backend: str = "embedded", on_ready: Callable[[str], None] | None = None,
-    op_threads: int | None = None,
+    op_threads: int | None = None, *, models: Sequence[ServedModel] = (), workers: int | None = None,
+    batching: Batching | None = BATCHING, limits: Limits = LIMITS, security: Security = OPEN,
+    poll_seconds: float = 2.0, rest_port: int | None = None, log_format: str = "none",
 ) -> None:
-    """Answers requests until SIGTERM or Ctrl-C, then lets those under way end; a second Ctrl-C does not wait.
+    """Answers requests until SIGTERM or Ctrl-C, then lets those under way end; a second signal does not wait.
 
     Args:
         folder: holds VERSION/ folders with a SavedModel each; the highest is served.
@@ -204,16 +228,18 @@ def serve(
         op_threads: threads that share one operation, at least 1; default: as many as there are cores. One is best
             where several searches go on at once (requests side by side, or the parts of a recipe's `decode.parts`)
             and for a search that XLA compiled.
+        models, workers, batching, limits, security, poll_seconds, rest_port: see `EmbeddedServer`.
+        log_format: "none", or lines of "text" or "json" on standard error, one for each request.
     Raises:
         ValueError: a setting or the folder is wrong.
         ServerError: the server cannot start.
     """
     if op_threads is not None and op_threads < 1:
         raise ValueError(f"serve needs op_threads >= 1. Received: op_threads={op_threads}.")
-    if backend == BINARY:
-        _exec_binary(Path(folder), port, host, model_name, op_threads)
-    if backend != "embedded":
-        raise ValueError(f"serve needs backend 'embedded' or '{BINARY}'. Received: backend={backend!r}.")
+    where = None if folder is None else Path(folder)
+    check_server(where, port, host, backend)
+    if backend == BINARY and where is not None:
+        _exec_binary(where, port, model_name, op_threads, rest_port)
     if op_threads is not None:
         try:
             tf.config.threading.set_intra_op_parallelism_threads(op_threads)
@@ -221,86 +247,37 @@ def serve(
             raise ServerError(
                 f"op_threads must be set before TensorFlow computes anything in this process: start the server first, "
                 f"or leave it out. Received: op_threads={op_threads}.") from error
-    server = EmbeddedServer(folder, port, host, model_name)
+    write_log(log_format)
+    server = EmbeddedServer(
+        folder, port, host, model_name, models=models, workers=workers, batching=batching, limits=limits,
+        security=security, poll_seconds=poll_seconds, rest_port=rest_port)
     server.start()
     stopping = threading.Event()
+
+    def stop(number: int, _: object) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)  # as a shell says it
+        stopping.set()
+
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(each, lambda *_: stopping.set()) for each in signals]
+    before = [signal.signal(each, stop) for each in signals]
     try:
         if on_ready:
             on_ready(server.address)
         stopping.wait()
     finally:
+        stopping.set()
+        server.stop()
         for each, handler in zip(signals, before, strict=True):
             signal.signal(each, handler)
-        server.stop()
 
 
-def _exec_binary(folder: Path, port: int, host: str, model_name: str, op_threads: int | None) -> NoReturn:
-    if host != "0.0.0.0":
-        raise ValueError(
-            f"{BINARY} listens on every address of this machine; agree with host 0.0.0.0, or use the "
-            f"embedded backend. Received: host {host}.")
-    if not 1 <= port <= 65535:
-        raise ValueError(f"{BINARY} needs a port from 1 to 65535. Received: port={port}.")
-    find_versions(folder)
-    binary = shutil.which(BINARY)
-    if binary is None:
-        raise ServerError(
-            f"{BINARY} is not on PATH; install it, run the Docker image tensorflow/serving on the same "
-            "folder, or use the embedded backend.")
+def _exec_binary(folder: Path, port: int, model_name: str, op_threads: int | None, rest_port: int | None) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(binary, [
-        BINARY, f"--port={port}", "--rest_api_port=0", f"--model_name={model_name}",
+    os.execv(shutil.which(BINARY) or BINARY, [
+        BINARY, f"--port={port}", f"--rest_api_port={rest_port or 0}", f"--model_name={model_name}",
         f"--model_base_path={folder.resolve()}", f"--grpc_max_threads={GRPC_THREADS}",
         *([] if op_threads is None else [f"--tensorflow_intra_op_parallelism={op_threads}"]),
         "--xla_cpu_compilation_enabled=true",  # for models exported with decode.jit_compile; others do not ask for it
         "--max_num_load_retries=0"])  # a broken model fails at once, not after minutes
-
-
-def _chosen(folder: Path, versions: Literal["latest", "all"] | Sequence[int]) -> dict[int, Path]:
-    found = find_versions(folder)
-    if versions == "all":
-        return found
-    if versions == "latest":
-        return {max(found): found[max(found)]}
-    if isinstance(versions, str) or not versions or not set(versions) <= set(found):
-        raise ValueError(
-            f"EmbeddedServer needs versions 'latest', 'all' or some of {sorted(found)}. "
-            f"Received: {versions!r}.")
-    return {int(version): found[int(version)] for version in versions}
-
-
-def _load(paths: dict[int, Path]) -> tuple[dict[int, servables.Servable], dict[int, Any]]:
-    loaded, states, reasons = {}, {}, []
-    for version, path in paths.items():
-        try:
-            loaded[version] = servables.load(version, path)
-            states[version] = _State(version=version, state=_State.AVAILABLE)
-            states[version].status.SetInParent()  # error_code 0, said aloud as TensorFlow Serving does
-        except ValueError as error:
-            reasons.append(str(error))
-            states[version] = _State(version=version, state=_State.END)
-            states[version].status.error_code = servables.UNKNOWN
-            states[version].status.error_message = str(error)
-    if not loaded:
-        raise ServerError(" ".join(reasons))
-    return loaded, states
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _why_not_bound(host: str, port: int) -> str:
-    """What the system says when a plain socket is put there; gRPC says only that it failed."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind(address)
-        reason = "it cannot be listened on"
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-    where = _address(host, port)
-    return f"cannot listen on {where}: {reason}; choose another port (0 takes a free one) or host."

@@ -32,6 +32,12 @@ Strings = str | Sequence[str | None] | None
 Phrases = str | Sequence[str] | Sequence[str | Sequence[str] | None] | None
 
 
+# Of a model of speech "text" and "source" are the bytes of WAV files; it has one more signature, for samples [N, L]
+# float32 in [-1, 1], of which `num_samples` [N] int32 are real, at `sample_rate` [N] int32 Hz. A server that batches
+# joins only requests of one width L; strings it always can.
+SAMPLES = "samples"
+
+
 class Signature(NamedTuple):
     """A signature's tensors; dimension 0 of each is N, the rows of the request.
 

@@ -2,7 +2,8 @@
 
     python -m tests.distribution
 
-prints a table, with --json the figures alone. A process of its own: TensorFlow fixes its devices at the first use.
+prints a table, with --json the figures alone, with --few each case for one family only.
+A process of its own: TensorFlow fixes its devices at the first use.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseq2seq.config import Model
+from tfseq2seq.distillation import Distillation
 from tfseq2seq.distribution import distribute, make_strategy
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import build_model
@@ -35,7 +37,16 @@ CASES = {"2 replicas": (2, 1), "accumulation 4": (1, 4), "2 replicas, accumulati
 HOST_CASES = {"2 workers": 1, "2 workers, accumulation 2": 2}  # parts
 GIVEN, OWN = "given weights", "own weights, clipped"
 VARIANTS = {GIVEN: (True, None), OWN: (False, 0.1)}  # whether given, clip norm
-PLANS = [(case, OWN) for case in (*CASES, *HOST_CASES)] + [("2 replicas, accumulation 2", GIVEN)]
+PAIR_WEIGHTS = np.array([2.0, 0.5, 1.0, 1.0, 0.25, 1.0, 0.0, 3.0], np.float32)  # of each row, where weights are given
+TAUGHT = "guided alignment and a teacher"
+PLANS = [
+    (family, case, variant) for family in FAMILIES
+    for case, variant in [(case, OWN) for case in (*CASES, *HOST_CASES)] + [("2 replicas, accumulation 2", GIVEN)]]
+PLANS.append(("recurrent", "2 workers", TAUGHT))
+FEW_PLANS = [  # parts on one device are in tests/test_fit_functions.py
+    ("recurrent", "2 replicas", OWN), ("transformer", "2 replicas, accumulation 2", OWN),
+    ("recurrent", "2 replicas, accumulation 2", GIVEN), ("transformer", "2 workers", OWN),
+    ("recurrent", "2 workers, accumulation 2", OWN), ("recurrent", "2 workers", TAUGHT)]
 
 # Target tokens of each row. The halves hold 3 and 17: a mean of the replicas' means would be far off.
 LENGTHS = [1, 2, 0, 0, 5, 5, 4, 3]
@@ -54,6 +65,32 @@ def make_batch():
     return source, target, labels
 
 
+def make_alignment():
+    """[8, 6, 6] float32: the t-th of n target tokens comes from the last but t of the source, the second from two."""
+    alignment = np.zeros([8, 6, 6], np.float32)
+    for row, length in enumerate(LENGTHS):
+        for t in range(length - 1):
+            alignment[row, t, length - 1 - t] = 1
+        if length > 2:
+            alignment[row, 1, :2] = 0.5
+            alignment[row, 1, 2:] = 0
+    return alignment
+
+
+def step_of(family, variant, replicas, parts):
+    """`take_step` of a variant; the taught one with the weights that are given."""
+    if variant != TAUGHT:
+        return take_step(family, replicas, parts, *VARIANTS[variant])
+
+    def teach(model):
+        model.guided_alignment_weight = 2.0
+        keras.utils.set_random_seed(2)
+        teacher = build_model(Model(embedding_units=8, **FAMILIES["transformer"]), 11, 10)
+        model.distillation = Distillation(teacher, 0.7, 2.0)
+
+    return take_step(family, replicas, parts, True, None, teach, {"alignment": make_alignment()})
+
+
 def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=None):
     """The gradient that the optimizer's first step was given, and what `fit` logs.
 
@@ -68,8 +105,9 @@ def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=No
         if change is not None:
             change(model)
     source, target, labels = make_batch()
-    real = (labels != PAD).astype(np.float32)
-    columns = ({"source": source, "target": target, **(more or {})}, labels, *([real / real.sum()] if weighted else []))
+    weights = (labels != PAD) * PAIR_WEIGHTS[:, None]
+    columns = (
+        {"source": source, "target": target, **(more or {})}, labels, *([weights / weights.sum()] if weighted else []))
 
     def dataset(replicas):
         if replicas is None:
@@ -80,7 +118,11 @@ def take_step(family, replicas, parts, weighted, clip_norm, change=None, more=No
     logs = model.fit(distribute(strategy, dataset), steps_per_epoch=1, epochs=1, verbose=0, shuffle=False).history
     gradient = [-variable.numpy() for variable in model.optimizer.momentums]  # so it is after one step, to the bit
     logs = {name: values[0] for name, values in logs.items()}
-    return gradient, {**logs, "gradient_norm": float(tf.convert_to_tensor(model.gradient_norm))}
+    if weighted:
+        valid = model.evaluate(distribute(strategy, dataset), steps=1, verbose=0, return_dict=True)
+        logs |= {f"valid_{name}": value for name, value in valid.items()}
+    logs |= {"gradient_norm": float(tf.convert_to_tensor(model.gradient_norm)), "traces": model.num_traces}
+    return gradient, logs
 
 
 def compare(found, one):
@@ -92,12 +134,12 @@ def compare(found, one):
     return {"difference": float(difference), "norm": float(norm), "expected": expected_logs, "found": logs}
 
 
-def steps_of_hosts(path):
+def steps_of_hosts(plans, path):
     """Writes what each of the HOST_CASES finds; to be called on all hosts, of which `TF_CONFIG` tells."""
     steps = {}
-    for family in FAMILIES:
-        for case, parts in HOST_CASES.items():
-            steps[f"{family}: {case}: {OWN}"] = take_step(family, None, parts, *VARIANTS[OWN])
+    for family, case, variant in plans:
+        if case in HOST_CASES:
+            steps[f"{family}: {case}: {variant}"] = step_of(family, variant, None, HOST_CASES[case])
     arrays = {f"{name}/{i}": part for name, (gradient, _) in steps.items() for i, part in enumerate(gradient)}
     np.savez(path, logs=json.dumps({name: logs for name, (_, logs) in steps.items()}), **arrays)
 
@@ -117,14 +159,14 @@ def start_hosts(arguments, environment=None):
         for index, config in enumerate(configs)]
 
 
-def compare_hosts(ones):
-    """The HOST_CASES, by two processes."""
+def compare_hosts(options, ones):
+    """The HOST_CASES, by two processes with these options."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{index}.npz" for index in range(2)]
         hosts = start_hosts(
-            lambda index: [sys.executable, "-m", "tests.distribution", "--host", str(paths[index])])
+            lambda index: [sys.executable, "-m", "tests.distribution", *options, "--host", str(paths[index])])
         for host in hosts:
-            _, errors = host.communicate(timeout=400)
+            _, errors = host.communicate(timeout=900)
             if host.returncode:
                 raise RuntimeError(errors[-3000:])
         found = {}
@@ -143,21 +185,23 @@ def compare_hosts(ones):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--few", action="store_true")
     parser.add_argument("--host", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    plans = FEW_PLANS if arguments.few else PLANS
     if arguments.host:
-        steps_of_hosts(arguments.host)
+        steps_of_hosts(plans, arguments.host)
         return
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     found, ones = {}, {}
-    for family in FAMILIES:
-        for variant, options in VARIANTS.items():
-            one = ones[family, variant] = take_step(family, 1, 1, *options)
-            for case, (replicas, parts) in CASES.items():
-                if (case, variant) in PLANS:
-                    found[f"{family}: {case}: {variant}"] = compare(take_step(family, replicas, parts, *options), one)
-    found |= compare_hosts(ones)
+    for family, case, variant in plans:
+        if (family, variant) not in ones:
+            ones[family, variant] = step_of(family, variant, 1, 1)
+        if case in CASES:
+            step = step_of(family, variant, *CASES[case])
+            found[f"{family}: {case}: {variant}"] = compare(step, ones[family, variant])
+    found |= compare_hosts(["--few"] if arguments.few else [], ones)
     if arguments.json:
         print(json.dumps(found))
         return

@@ -1,7 +1,9 @@
 """Length ratio and repetition against counts by hand, regular expressions and sacreBLEU; when alarms are said."""
 
+import dataclasses
 import io
 import itertools
+import json
 import re
 
 import pytest
@@ -9,6 +11,7 @@ from rich.console import Console
 from sacrebleu.metrics.bleu import BLEU
 
 from tfseq2seq.alarms import Alarms, length_ratio, loops, repetition
+from tfseq2seq.callbacks import Progress
 from tfseq2seq.config import Decode
 
 # Some 1 to 4 tokens of one letter, three times in a row.
@@ -45,13 +48,19 @@ def test_repetition_is_the_share_of_answers_that_loop_while_their_references_do_
     assert repetition(answers, references) == 2 / 5
 
 
-def said_at(evaluations, last=False):
-    """What is said at each evaluation of ten answers as long as given, of references of four tokens."""
-    said = io.StringIO()
-    alarms = Alarms(Console(file=said, width=1000), Decode(length_penalty=0.25, max_length=77))
+def said_at(evaluations, last=False, warmup_steps=0, resumed=()):
+    """What is said at each evaluation of ten answers as long as given, of references of four tokens.
+
+    Before the steps of `resumed` another process goes on from what the one before has saved.
+    """
+    said, progress = io.StringIO(), Progress()
     words = [str(i) for i in range(100)]
     told = []
     for step, (length, looping) in enumerate(evaluations, start=1):
+        if step == 1 or step in resumed:
+            progress = Progress(**json.loads(json.dumps(dataclasses.asdict(progress))))
+            alarms = Alarms(
+                Console(file=said, width=1000), Decode(length_penalty=0.25, max_length=77), progress, warmup_steps)
         answers = [" ".join(["ha"] * length if i < looping else words[:length]) for i in range(10)]
         figures = alarms(step, answers, answers, [["r s t u"]] * 10)
         assert figures == {"length_ratio": length / 4, "repetition": looping / 10}
@@ -61,6 +70,25 @@ def said_at(evaluations, last=False):
     if last:
         alarms.say_last()
     return [*told, said.getvalue()]
+
+
+def test_a_resumed_training_says_what_it_would_have_said():
+    evaluations = [(1, 0), (2, 0), (1, 0), (4, 0), (1, 0), (8, 1), (8, 1), (8, 1)]
+    assert said_at(evaluations, True, resumed=range(2, 9)) == said_at(evaluations, True)
+    assert said_at([(1, 0), (1, 0)], True, resumed=[2])[1]
+
+
+def test_a_finished_training_that_is_started_again_says_nothing():
+    said = io.StringIO()
+    progress = Progress(alarms={"length_ratio": "short"}, alarms_said={})
+    Alarms(Console(file=said), Decode(), progress, 0).say_last()
+    assert not said.getvalue()
+
+
+def test_nothing_is_said_before_the_warm_up_has_ended():
+    told = said_at([(1, 0)] * 4, warmup_steps=2)
+    assert [bool(each) for each in told] == [False, False, True, False, False]
+    assert said_at([(1, 0)] * 2, last=True, warmup_steps=9)[2]  # the last one in any case
 
 
 def test_an_alarm_is_said_once_at_the_second_evaluation_that_gives_it_and_when_it_is_over():

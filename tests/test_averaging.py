@@ -104,6 +104,9 @@ def test_several_checkpoints_are_averaged_into_a_run(tiny_run, tmp_path):
     one, two = (saved(tiny_run, step, "weights") for step in steps)
     assert_equal(saved(output, 24, "weights"), [(a + b) / 2 for a, b in zip(one, two, strict=True)], rtol=1e-6)
     run, prepared = runs.open_run(output)
+    assert runs.system_name(run, output) == "mean"
+    together, _ = runs.open_run(output, {"decode.others": [str(tiny_run)]})
+    assert runs.system_name(together, output) == "mean + tiny"
     assert runs.predict_lines(run, prepared, output, ["abc"], 1, lambda *_: None)[0][0].text is not None
     with pytest.raises(ValueError, match="holds a mean of checkpoints, from which no training goes on"):
         runs.train_run(run, output, QUIET)

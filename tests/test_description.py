@@ -26,6 +26,9 @@ CONVOLUTIONAL = {"kind": "convolutional", "layers": 2, "units": 8, "max_position
 TRANSFORMER = {"kind": "transformer", "layers": 2, "units": 8, "heads": 2, "feed_forward_units": 12}
 TABLES = {
     "recurrent": RECURRENT, "convolutional": CONVOLUTIONAL, "transformer": TRANSFORMER,
+    "pyramidal": {"kind": "pyramidal", "units": 4, "layers": 2},
+    "conformer": {"kind": "conformer", "units": 8, "layers": 1, "heads": 2, "feed_forward_units": 12},
+    "subsampling": {"kind": "subsampling", "units": 8},
     "sequence": {"kind": "sequence", "encoders": [CONVOLUTIONAL, RECURRENT]},
     "parallel": {
         "kind": "parallel", "encoders": [{"kind": "sequence", "encoders": [RECURRENT, TRANSFORMER]}, RECURRENT]},

@@ -89,7 +89,7 @@ def fit_once(student):
 
 
 @pytest.mark.parametrize("teacher, parts, compiled", [
-    ("transformer", 3, {}), ("feeding", 1, {"jit_compile": True}), ("transformer", 2, {"jit_compile": True})])
+    ("transformer", 3, {}), ("feeding", 2, {"jit_compile": True})])
 def test_parts_of_a_batch_and_xla_change_nothing(teacher, parts, compiled):
     student, teacher = make_pair("transformer", teacher, **compiled)
     expected = formula(student, teacher, 0.3, 2.0)
@@ -97,10 +97,9 @@ def test_parts_of_a_batch_and_xla_change_nothing(teacher, parts, compiled):
     assert_close(fit_once(student), expected)
 
 
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
-def test_half_precision_scales_the_loss_once(precision):
+def test_half_precision_scales_the_loss_once():
     expected = formula(*make_pair("transformer"), 0.3, 2.0)
-    student, _ = make_pair("transformer", precision=precision)
+    student, _ = make_pair("transformer", precision="mixed_float16")
     assert_close(fit_once(student), expected, 0.03)
 
 
@@ -118,7 +117,7 @@ from tfseq2seq.model import build_model
 def teach(model):
     keras.utils.set_random_seed(2)
     model.distillation = Distillation(build_model(Model(embedding_units=8, **FAMILIES["recurrent"]), 11, 10), 0.7, 2.0)
-cases = {"alone": (1, 1, None), "one": (1, 1, teach), "two": (2, 1, teach), "parts": (2, 2, teach)}
+cases = {"alone": (1, 1, None), "one": (1, 1, teach), "parts": (2, 2, teach)}
 found = {name: take_step("transformer", *case[:2], False, None, case[2]) for name, case in cases.items()}
 print(json.dumps({name: compare(each, found["one"])["difference"] for name, each in found.items()}))
 """
@@ -129,7 +128,7 @@ def test_replicas_and_parts_have_the_gradient_of_one_device():
         [sys.executable, "-c", REPLICAS], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["two"] <= 1e-6 and found["parts"] <= 1e-6
+    assert found["parts"] <= 1e-6
     assert found["alone"] > 0.1  # without the teacher it would be another one
 
 

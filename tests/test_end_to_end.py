@@ -9,7 +9,7 @@ from rich.console import Console
 
 from serving.client import Client, ServingError
 from serving.server import EmbeddedServer
-from tfseq2seq import runs
+from tfseq2seq import assessment, runs
 from tfseq2seq.config import parse_recipe
 from tfseq2seq.training import load_generator
 
@@ -100,7 +100,7 @@ def test_predict_keeps_the_order_of_lines_of_all_lengths(opened, generator, tiny
 
 
 def test_evaluate_scores_the_run_beside_the_baseline(opened, tiny_run):
-    scores = runs.evaluate_run(*opened, tiny_run, "test", None, lambda *_: None)
+    scores = assessment.evaluate_run(*opened, tiny_run, "test", None, lambda *_: None)
     assert list(scores) == [opened[1].task.baseline_name, "tiny"]
     saved = json.loads((tiny_run / "scores-test.json").read_text())
     assert saved["tiny"]["word_error_rate"]["value"] == scores["tiny"]["word_error_rate"].value
@@ -158,7 +158,7 @@ def test_runs_with_other_tokenizers_do_not_answer_together(opened, tiny_run, mon
     other = runs.open_run(tiny_run)
     monkeypatch.setattr(type(other[1].target_tokenizer), "vocabulary", lambda self: [str(id(self))])
     with pytest.raises(ValueError, match="runs with the same tokenizers"):
-        runs.evaluate_run(run, prepared, tiny_run, "test", 1, lambda *_: None)
+        assessment.evaluate_run(run, prepared, tiny_run, "test", 1, lambda *_: None)
 
 
 @pytest.mark.parametrize("key, text", [

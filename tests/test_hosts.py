@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tests.distribution import start_hosts
 from tfseq2seq import checkpoints
-from tfseq2seq.distribution import make_strategy
+from tfseq2seq.distribution import Hosts, make_strategy
 
 # The command line, and the weights that this host has at the end.
 SCRIPT = """
@@ -120,6 +120,14 @@ def test_hosts_with_other_settings_end_at_once(tiny_recipe, tmp_path):
     assert "every host needs the same recipe and the same --set options. Received: 1 that differ" in said[0]
     assert "this one among them" in said[1] and "this one" not in said[0]
     assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize("message, told", [("", "UnavailableError"), ("\n", "UnavailableError"), ("a\nb", "a")])
+def test_a_loss_is_told_whatever_the_error_says(message, told):
+    hosts = Hosts(make_strategy(1))
+    hosts.several = True
+    with pytest.raises(RuntimeError, match=f"another host went away.*Received: {told}$"), hosts.explaining_loss():
+        raise tf.errors.UnavailableError(None, None, message)
 
 
 def test_a_start_after_tensorflow_has_computed_is_refused(monkeypatch):

@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.reference import log_softmax
 from tfseq2seq.config import Model
-from tfseq2seq.losses import TokenCrossEntropy, smoothed_cross_entropy, symmetric_divergence, teacher_cross_entropy
+from tfseq2seq.losses import (
+    TokenCrossEntropy,
+    ctc_loss,
+    smoothed_cross_entropy,
+    symmetric_divergence,
+    teacher_cross_entropy,
+)
 from tfseq2seq.model import build_model
+from tfseq2seq.structures import EOS, PAD
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(2, 3, 5)).astype(np.float32)
@@ -137,3 +145,56 @@ def test_r_drop_is_the_mean_loss_of_two_passes_and_half_of_alpha_times_their_div
     apart = ((np.exp(one) - np.exp(two)) * (one - two)).sum(-1) / 2
     expected = -(target * log).sum(-1).mean() + 3.0 / 2 * apart.mean()
     assert scaled[0] == pytest.approx(expected, rel=1e-5)
+
+
+# CTC
+
+
+def forward_algorithm(log_probabilities, labels):
+    """-log p by summing over the frames, label by label (Graves et al., 2006, section 4.1)."""
+    extended = [PAD]
+    for label in labels:
+        extended += [label, PAD]
+    alpha = np.full(len(extended), -np.inf)
+    alpha[:2] = log_probabilities[0, extended[:2]]
+    for frame in log_probabilities[1:]:
+        before, alpha = alpha, np.empty_like(alpha)
+        for s, symbol in enumerate(extended):
+            ways = [before[s]]
+            if s:
+                ways.append(before[s - 1])
+            if s > 1 and symbol not in (PAD, extended[s - 2]):
+                ways.append(before[s - 2])
+            alpha[s] = np.logaddexp.reduce(ways) + frame[symbol]
+    return -np.logaddexp.reduce(alpha[-2:])
+
+
+def test_ctc_is_the_sum_over_all_ways_to_place_the_labels():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(5, 6, 8)).astype(np.float32)
+    lengths = [6, 4, 5, 3, 6]
+    labels = np.array([
+        [4, 5, 4, EOS], [6, EOS, PAD, PAD], [5, 5, EOS, PAD], [4, 4, 5, EOS], [EOS, PAD, PAD, PAD]])
+    weights = (labels != PAD) * np.array([0.1, 0.2, 0.3, 0.4, 0.5], np.float32)[:, None]
+    mask = np.arange(6) < np.array(lengths)[:, None]
+    expected = 0.0
+    for row, length in enumerate(lengths):
+        if row == 3:
+            continue  # 4, blank, 4 and 5 need a fourth frame
+        said = [label for label in labels[row] if label not in (PAD, EOS)]
+        expected += weights[row, 0] * forward_algorithm(log_softmax(logits[row, :length]), said)
+    values = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        found = ctc_loss(values, tf.constant(mask), tf.constant(labels, tf.int32), tf.constant(weights))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    gradient = tape.gradient(found, values).numpy()
+    np.testing.assert_array_equal(gradient[~mask], 0.0)
+    np.testing.assert_array_equal(gradient[3], 0.0)
+    direction = random.normal(size=logits.shape) * mask[..., None]
+    apart = [
+        float(ctc_loss(values + sign * 1e-2 * direction, tf.constant(mask), tf.constant(labels, tf.int32), tf.constant(
+            weights))) for sign in (1, -1)]
+    assert (apart[0] - apart[1]) / 2e-2 == pytest.approx(float((gradient * direction).sum()), rel=1e-2)
+    empty = ctc_loss(tf.zeros([1, 2, 8]), tf.zeros([1, 2], tf.bool), tf.zeros([1, 4], tf.int32), tf.zeros([1, 4]))
+    assert float(empty) == 0.0

@@ -6,9 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
-from tfseq2seq.config import Train
+from tfseq2seq.config import ConfigError, Train, parse_recipe
 from tfseq2seq.optimization import OPTIMIZERS, WarmupSchedule, check_optimizer, make_optimizer, make_schedule
+from tfseq2seq.runs import prepare_run, train_run
 
 
 @pytest.mark.parametrize("kind, step, expected", [
@@ -103,6 +105,43 @@ def test_options_go_to_the_optimizer_and_others_are_refused():
     for name, options in (("adam", {"betta_1": 0.5}), ("adam", {"amsgrad": True}), ("sgd", {"clipnorm": 1.0})):
         with pytest.raises(ValueError, match=rf'optimizer_options of "{name}" are .*Received: {next(iter(options))}'):
             check_optimizer(Train(optimizer=name, optimizer_options=options))
+
+
+@pytest.mark.parametrize("name, options, message", [
+    ("adam", {"beta_1": "x"}, None),
+    ("adam", {"beta_1": True}, "beta_1 must be at least 0 and below 1. Received: True"),
+    ("adam", {"beta_2": 1}, "beta_2 must be at least 0 and below 1. Received: 1"),
+    ("adamw", {"weight_decay": -0.1}, "weight_decay must be a number of at least 0. Received: -0.1"),
+    ("adamw", {"weight_decay": ["x"]}, r"weight_decay must be a number of at least 0. Received: \['x'\]"),
+    ("sgd", {"nesterov": 1}, "nesterov must be true or false. Received: 1"),
+    ("lion", {"beta_1": 0.0}, "beta_1 must be above 0 and below 1. Received: 0.0"),
+    ("ftrl", {"learning_rate_power": 0.5}, "learning_rate_power must be a number of at most 0. Received: 0.5"),
+    ("muon", {"ns_steps": 0.5}, "ns_steps must be a whole number of at least 1. Received: 0.5"),
+    ("muon", {"muon_b": True}, "muon_b must be a number. Received: True"),
+    ("muon", {"exclude_layers": 3}, "exclude_layers must be a list of names. Received: 3"),
+])
+def test_values_that_an_optimizer_cannot_use_are_refused_before_anything_is_prepared(
+        name, options, message, tmp_path):
+    values = {"name": "x", "data": {"folder": "nowhere"}, "train": {
+        "optimizer": name, "optimizer_options": options}}
+    if message is None:
+        with pytest.raises(ConfigError, match=r"'train.optimizer_options.beta_1' must be of type bool or int or float"):
+            parse_recipe(values)
+        return
+    for begin in (train_run, prepare_run):
+        with pytest.raises(ValueError, match=f"train.optimizer_options.{message}"):
+            begin(parse_recipe(values), tmp_path / "run", Console(quiet=True))
+
+
+@pytest.mark.parametrize("name, options", [
+    ("sgd", {"momentum": 0}), ("adam", {"beta_1": 0, "epsilon": 0}), ("lion", {"beta_1": 0.5}),
+    ("ftrl", {"learning_rate_power": 0, "initial_accumulator_value": 1}), ("adafactor", {"beta_2_decay": -1}),
+    ("muon", {"ns_steps": 2, "muon_b": -1, "exclude_layers": ["a"], "nesterov": False, "adam_lr_ratio": 2})])
+def test_values_at_their_bounds_train(name, options):
+    train = Train(optimizer=name, optimizer_options=options, warmup_steps=1)
+    weights = keras.Variable(np.ones([4, 3], np.float32), name="kernel")
+    step(make_optimizer(train, make_schedule(train, units=8)), weights, GRADIENTS)
+    assert np.isfinite(weights).all()
 
 
 def test_schedule_config_round_trip():

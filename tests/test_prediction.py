@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -74,6 +75,17 @@ def test_several_batches_are_decoded_at_once():
     assert generator.most_at_once > 1
 
 
+def test_the_time_of_tracing_is_not_counted():
+    class Traced(Uppercase):
+        def answer_batch(self, lines):
+            assert bool(lines) == bool(told)  # the pace is counted from the first number told
+            return super().answer_batch(lines)
+
+    told = []
+    in_memory(Traced(), LINES, on_lines=told.append)
+    assert told[0] == 0
+
+
 def test_lines_of_like_length_are_decoded_together_longest_first():
     class Watched(Uppercase):
         batches_seen: list = []
@@ -110,6 +122,45 @@ def test_a_window_of_very_long_lines_ends_early(monkeypatch):
 def test_what_a_worker_raises_ends_the_work():
     with pytest.raises(KeyboardInterrupt):
         in_memory(Uppercase(calls=2), LINES, workers=2, window=10)
+
+
+def test_ctrl_c_does_not_wait_for_the_batch_under_way(tmp_path):
+    class Endless(Uppercase):
+        started, released, ended = threading.Event(), threading.Event(), threading.Event()
+
+        def answer_batch(self, lines):
+            if not lines or len(lines[0]) < 20:
+                return super().answer_batch(lines)
+            self.started.set()
+            self.released.wait(60)
+            self.ended.set()
+            return super().answer_batch(lines)
+
+    class Watched(FileOutput):
+        written = threading.Event()
+
+        def append(self, *arguments):
+            super().append(*arguments)
+            self.written.set()
+
+    def interrupt_after_a_window():
+        if Endless.started.wait(60) and Watched.written.wait(60):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    path, lines = tmp_path / "out.txt", LINES[:10] + ["a" * 20] + LINES[10:]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has none
+    interrupt = threading.Thread(target=interrupt_after_a_window)
+    interrupt.start()
+    with contextlib.closing(Watched(path, FINGERPRINT)) as output, pytest.raises(KeyboardInterrupt):
+        predict(Endless(), lines, output, "text", window=10)
+    signal.signal(signal.SIGINT, before)
+    assert not Endless.ended.is_set()
+    Endless.released.set()
+    interrupt.join()
+    with contextlib.closing(FileOutput(path, FINGERPRINT)) as output:
+        assert output.num_lines == 10  # the whole window before
+        predict(Uppercase(), lines, output, "text", window=10)
+    assert path.read_text() == "".join(line.upper() + "\n" for line in lines)
 
 
 # What is written.
@@ -297,15 +348,19 @@ def test_predict_packs_and_unpacks_and_keeps_every_line(monkeypatch, capsys, tin
     told = capsys.readouterr().err
     assert "2 lines were longer than export.max_source_length = 32 tokens and were cut" in told
     assert "6 lines in 0:00:" in told and "lines/s" in told
+    assert "unknown to the model" not in told
     assert {each.name for each in tmp_path.iterdir()} == {"in.txt.gz", "out.jsonl.gz"}
 
 
 def test_predict_answers_standard_input(monkeypatch, capsys, tiny_run, generator):
-    text = "".join(line + "\n" for line in SOURCES).encode()
+    sources = [*SOURCES, *["ABCABC"] * 9]
+    text = "".join(line + "\n" for line in sources).encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(text))))
     assert run_command(monkeypatch, "predict", tiny_run, "-") == 0
-    expected = [answers[0].text for answers in generator.answer(SOURCES)]
-    assert capsys.readouterr().out.split("\n") == [*expected, ""]
+    expected = [answers[0].text for answers in generator.answer(sources)]
+    answered = capsys.readouterr()
+    assert answered.out.split("\n") == [*expected, ""]
+    assert "unknown to the model" in answered.err and "as in 'ABCABC'. In lower case" in answered.err
 
 
 @pytest.mark.parametrize("options, told", [

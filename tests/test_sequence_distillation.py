@@ -1,5 +1,6 @@
 """Sequence-level distillation: a data folder of what a run answers."""
 
+import dataclasses
 import gzip
 import json
 
@@ -7,6 +8,7 @@ import pytest
 import sacrebleu
 from rich.console import Console
 
+from pipelines.pairs import AnnotatedPair, tags_of, weight_of
 from pipelines.text import load_splits
 from tests.test_cli import run as run_command
 from tfseq2seq import runs
@@ -64,6 +66,33 @@ def test_of_equally_close_answers_the_likelier_one_is_taken():
     answers = [Answer("a b x d", -1.0), Answer("a b c d", -2.0), Answer("a b c d ", -3.0)]
     assert closest_answer(answers, "a b c d") == "a b c d"
     assert closest_answer(answers[:1], "z") == "a b x d"
+
+
+def test_without_spaces_the_closest_answer_is_that_of_chrf():
+    reference = "今天天气很好我们去公园散步"
+    texts = ["明日は雨", "今天天气不好", "今天天气很好我们去散步", "今天天气很好"]
+    answers = [Answer(text, -float(i)) for i, text in enumerate(texts)]
+    assert closest_answer(answers, reference) == texts[0]  # all of them are one word and score 0
+    scores = [sacrebleu.sentence_chrf(text, [reference]).score for text in texts]
+    assert closest_answer(answers, reference, spaced=False) == texts[2] == texts[scores.index(max(scores))]
+
+
+@pytest.mark.parametrize("spaced", [True, False])
+def test_weights_and_tags_stay_and_targets_say_what_close_means(opened, tiny_run, tmp_path, monkeypatch, spaced):
+    run, prepared = opened
+    target = "A B C D" if spaced else "ABCDEFGH"
+    pairs = [
+        AnnotatedPair("<2x> <bt> ab", target, weight=0.5, number_of_set=1, tags=["<2x>", "<bt>"]),
+        AnnotatedPair("abc", target, weight=0.25), ("abcd", target)]
+    prepared = dataclasses.replace(prepared, train=pairs, valid=pairs[:1], test=[])
+    far, near = ("X B C D", "A B C D E") if spaced else ("ZZ", "ABCDEF")
+    beam = [Answer(far, 0.0), Answer(near, -1.0)]
+    monkeypatch.setattr(Generator, "answer_batch", lambda self, lines: [beam] * len(lines))
+    assert distill_run(run, prepared, tiny_run, tmp_path, closest=True, console=QUIET) == 3
+    read = load_splits(Data(folder=str(tmp_path)))
+    assert read.train == [(source, near) for source, _ in pairs] and read.valid == pairs[:1]
+    for one, two in zip([*read.train, *read.valid], [*pairs, pairs[0]], strict=True):
+        assert (weight_of(one), tags_of(one)) == (weight_of(two), tags_of(two))
 
 
 def test_it_goes_on_where_it_was_interrupted(opened, tiny_run, tmp_path, monkeypatch, best):

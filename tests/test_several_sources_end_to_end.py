@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from tfseq2seq import runs
+from tfseq2seq import assessment, runs
 from tfseq2seq.config import parse_recipe
 from tfseq2seq.training import load_generator
 
@@ -50,8 +50,8 @@ def generator(opened, trained):
 def test_a_run_of_two_sources_is_scored_exported_and_answers(opened, generator, trained, tmp_path):
     run, prepared = opened
     assert "|" not in prepared.source_tokenizer.vocabulary()
-    scores = runs.evaluate_run(run, prepared, trained, "test", None, lambda *_: None)
-    assert 0 <= scores["sources"]["word_error_rate"].value <= 100
+    scores = assessment.evaluate_run(run, prepared, trained, "test", None, lambda *_: None)
+    assert 0 <= scores["run"]["word_error_rate"].value <= 100
     exported = runs.export_run(run, prepared, trained, tmp_path / "export", None, lambda *_: None)
     served = tf.saved_model.load(str(exported)).signatures["serving_default"](text=tf.constant(LINES))
     texts, values = served["text"].numpy(), served["score"].numpy()

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from sacrebleu.metrics.bleu import BLEU
 
-from tfseq2seq import cli, runs
+from tfseq2seq import assessment, cli, runs
 from tfseq2seq.evaluation import evaluate
 from tfseq2seq.significance import compare, render_comparison
 
@@ -83,7 +83,7 @@ def test_two_runs_are_compared_on_their_held_out_lines(tiny_run, tmp_path, capsy
     found = json.loads(capsys.readouterr().out)
     assert list(found) == [str(tiny_run), str(other)]
     run, prepared = runs.open_run(tiny_run)
-    scores = runs.evaluate_run(run, prepared, tiny_run, "test", 1000, lambda *_: None)
+    scores = assessment.evaluate_run(run, prepared, tiny_run, "test", 1000, lambda *_: None)
     for name, score in scores[run.name].items():
         assert found[str(tiny_run)][name]["value"] == pytest.approx(score.value)
         assert found[str(other)][name]["p_value"] > 0
@@ -91,9 +91,9 @@ def test_two_runs_are_compared_on_their_held_out_lines(tiny_run, tmp_path, capsy
 
 def test_runs_that_were_asked_other_things_are_not_compared(tiny_run, tmp_path):
     with pytest.raises(ValueError, match="at least two runs"):
-        runs.compare_runs([tiny_run, tiny_run], "test", lambda *_: None)
+        assessment.compare_runs([tiny_run, tiny_run], "test", lambda *_: None)
     other = tmp_path / "other"
     runs.average_run(tiny_run, other, last=1)
     (other / "data" / "test.jsonl.gz").write_bytes((other / "data" / "valid.jsonl.gz").read_bytes())
     with pytest.raises(ValueError, match="whose test pairs differ"):
-        runs.compare_runs([tiny_run, other], "test", lambda *_: None)
+        assessment.compare_runs([tiny_run, other], "test", lambda *_: None)

@@ -178,6 +178,18 @@ def test_words_are_numbered_by_frequency_then_by_spelling():
     assert tokenizer.decode(tf.constant([[6, 4, UNK]])).numpy()[0].decode() == "a b ⁇"
 
 
+def test_symbols_are_the_first_words():
+    lines, tags = ["a b <2DE>", "b c c <bt>"], ["<2DE>", "<bt>", "<2DE>"]
+    tokenizer = train_tokenizer(settings("words", 8, "lower"), lines, tags)
+    assert tokenizer.vocabulary()[4:] == ["<2de>", "<bt>", "b", "c"]
+    assert tokenizer.encode(tf.constant(["<bt> <2DE> b a a<bt>"])).to_list() == [[5, 4, 6, UNK, UNK]]
+    with pytest.raises(ValueError, match="vocabulary_size of at least 9 for 4 symbols. Received: vocabulary_size=8"):
+        train_tokenizer(settings("words", 8), lines, ["<1>", "<2>", "<3>", "<4>"])
+    for kind in ("words", "bpe"):
+        with pytest.raises(ValueError, match="symbols other than the special tokens.*Received: <s>"):
+            train_tokenizer(settings(kind), lines, ["<s>"])
+
+
 def test_words_spelled_like_special_tokens_are_unknown():
     tokenizer = train_tokenizer(settings("words"), ["</s> <s> a <pad> <unk> </s> </s>"])
     assert tokenizer.vocabulary() == [*SPECIAL_TOKENS, "a"]

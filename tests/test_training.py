@@ -1,9 +1,11 @@
 """Training from a recipe: what it leaves, and that it goes on where it stopped."""
 
+import io
 import json
 import os
 import signal
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from tfseq2seq import checkpoints, runs
-from tfseq2seq.callbacks import Progress
+from tfseq2seq.callbacks import Progress, ShowProgress
 from tfseq2seq.config import ConfigError, load_recipe
 from tfseq2seq.distribution import make_strategy
 from tfseq2seq.generation import Generator
@@ -28,6 +30,23 @@ def weights_of(folder):
     step = checkpoints.steps(folder / "checkpoints")[-1]
     checkpoints.update_state(folder / "checkpoints", step, {})  # the newest is to be read, whatever its metric
     return step, load_generator(run, prepared, folder).model.get_weights()
+
+
+def test_the_bar_shows_a_loss_once_there_is_one():
+    console = Console(file=io.StringIO(), width=120)
+    shown = ShowProgress(Progress(step=3), 10, None, console)
+    shown.set_model(types.SimpleNamespace(count_tokens=lambda: 500.0))
+
+    def text():
+        console.print(shown.bar.get_renderable())
+        return console.file.getvalue().splitlines()[-1]
+
+    assert "3/10" in text() and "loss" not in text() and "nan" not in text()
+    shown.on_epoch_begin(0)
+    shown._started -= 10
+    shown.on_train_batch_end(0, {"loss": 2.5})
+    assert "loss 2.500  50 tokens/s" in text()
+    shown.bar.stop()
 
 
 def test_a_run_leaves_all_that_is_promised(tiny_run):
@@ -81,14 +100,19 @@ def test_tensorboard_gets_scalars_samples_and_attention(tiny_run):
     assert samples.startswith("| source | answer | reference |")
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(tiny_recipe, tmp_path):
-    def train(name, steps):
+def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(tiny_recipe, tmp_path, capsys):
+    def train(name, steps, show=QUIET):
         run = load_recipe(tiny_recipe, {"train.steps": steps, "train.evaluate_every": 6, "train.checkpoint_every": 4})
-        return runs.train_run(run, tmp_path / name, QUIET)
+        return runs.train_run(run, tmp_path / name, show)
 
     assert train("unbroken", 14).step == 14
     assert train("resumed", 8).step == 8
     assert train("resumed", 14).step == 14
+    capsys.readouterr()
+    assert train("resumed", 14, Console(width=200)).step == 14  # nothing is left to do
+    told = capsys.readouterr().out
+    assert "finished already, by train.steps = 14: 14 steps in" in told and "--set train.steps=28" in told
+    assert "going on" not in told and "done" not in told
     unbroken, resumed = weights_of(tmp_path / "unbroken"), weights_of(tmp_path / "resumed")
     assert unbroken[0] == resumed[0] == 14
     for one, two in zip(unbroken[1], resumed[1], strict=True):

@@ -3,7 +3,7 @@
 Both are counted in tokens between white space; in text that is written without spaces, in characters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -68,27 +68,34 @@ def loops(tokens: Sequence[str]) -> bool:
 
 
 def _cutter(references: References) -> Callable[[str], Sequence[str]]:
-    """Cuts at white space, or into characters where most references of two characters and more hold none."""
-    texts = [reference for line in references for reference in line if len(reference) > 1]
-    spaced = sum(len(text.split()) > 1 for text in texts)
-    return str.split if 2 * spaced >= len(texts) else lambda text: "".join(text.split())
+    """Cuts at white space, or into characters where there is none."""
+    spaced = written_with_spaces(reference for line in references for reference in line)
+    return str.split if spaced else lambda text: "".join(text.split())
+
+
+def written_with_spaces(texts: Iterable[str]) -> bool:
+    """Whether at least half of the texts of two characters and more have white space between words."""
+    found = [len(text.split()) > 1 for text in texts if len(text) > 1]
+    return 2 * sum(found) >= len(found)
 
 
 class Alarms:
     """Says so where the answers of an evaluation are far too short, far too long or loop.
 
-    An alarm is said at the second evaluation in a row that gives it, as a model that has hardly begun to learn gives
-    most of them, and then only once, until it is over; what the last evaluation gives `say_last` says in any case.
+    An alarm is said at the second evaluation in a row that gives it, and not before the warm-up of the rate has ended,
+    as a model that has hardly begun to learn gives most of them; and then only once, until it is over. What the last
+    evaluation gives `say_last` says in any case.
 
     Args:
         show: rich console.
         decode: `tfseq2seq.config.Decode`, whose values the advice names.
+        progress: whose `alarms` and `alarms_said` are kept up to date.
+        warmup_steps: of the rate.
     """
 
-    def __init__(self, show: Console, decode: Any):
-        self.show, self.decode = show, decode
-        self._last: dict[str, str | None] = {}  # what the last evaluation gave, by figure
-        self._said: dict[str, str | None] = {}
+    def __init__(self, show: Console, decode: Any, progress: Any, warmup_steps: int):
+        self.show, self.decode, self.progress, self.warmup_steps = show, decode, progress, warmup_steps
+        self._figures: dict[str, float] = {}  # of the last evaluation here
 
     def __call__(
         self, step: int, lines: Sequence[str], answers: Sequence[str], references: References) -> dict[str, float]:
@@ -96,25 +103,27 @@ class Alarms:
         found = {"length_ratio": length_ratio(answers, references), "repetition": repetition(answers, references)}
         figures = {name: value for name, value in found.items() if value is not None}
         self._step, self._figures = step, figures
+        before, self.progress.alarms = self.progress.alarms, {}
         for name, value in figures.items():
-            alarm, before = _alarm(name, value), self._last.get(name)
-            self._last[name] = alarm
-            if alarm is None and self._said.pop(name, None):
+            alarm = _alarm(name, value)
+            if alarm is not None:
+                self.progress.alarms[name] = alarm
+                if alarm == before.get(name) and step > self.warmup_steps:
+                    self._say(name, alarm)
+            elif self.progress.alarms_said.pop(name, None):
                 self.show.print(f"step {step}: {name} is {value:.2f}, within its bounds again", highlight=False)
-            elif alarm is not None and alarm == before:
-                self._say(name, alarm)
         return figures
 
     def say_last(self) -> None:
-        """Says what the last evaluation gave, if anything, and was not said yet."""
-        for name, alarm in self._last.items():
-            if alarm is not None:
+        """Says what the last evaluation gave, if there was one here, and was not said yet."""
+        for name, alarm in self.progress.alarms.items():
+            if name in self._figures:
                 self._say(name, alarm)
 
     def _say(self, name: str, alarm: str) -> None:
-        if self._said.get(name) == alarm:
+        if self.progress.alarms_said.get(name) == alarm:
             return
-        self._said[name] = alarm
+        self.progress.alarms_said[name] = alarm
         bounds, meaning, keys = ADVICE[alarm]
         received = ", ".join(f"decode.{key} = {getattr(self.decode, key)}" for key in keys)
         self.show.print(

@@ -40,6 +40,8 @@ def hard_alignment(hypotheses, source):
         hypotheses: Hypotheses with attention.
         source: [B, S] int32 ids.
     """
+    if source.shape.rank == 3:  # features, of which the memory holds fewer steps: padding has no attention
+        return tf.argmax(hypotheses.attention, -1, output_type=tf.int32)
     width = tf.shape(hypotheses.attention)[3]  # of several sources the attention reaches fewer steps
     words = (source != PAD) & (source != EOS)
     words |= tf.logical_not(tf.reduce_any(words, 1, keepdims=True)) & (source != PAD)

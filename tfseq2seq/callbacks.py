@@ -37,6 +37,8 @@ class Progress:
     evaluations_since_cut: int = 0  # of the rate, or since the best evaluation
     lowest_loss: float | None = None  # nats a token, over a few steps
     divergences: int = 0  # times that training went back to a checkpoint
+    alarms: dict[str, str] = dataclasses.field(default_factory=dict)  # that the last evaluation gave, by figure
+    alarms_said: dict[str, str] = dataclasses.field(default_factory=dict)  # those of them that the user knows
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -242,10 +244,10 @@ class ShowProgress(keras.callbacks.Callback):
         self.progress, self.steps, self.max_minutes = progress, steps, max_minutes
         self.bar = Bar(
             TextColumn("training"), BarColumn(), TextColumn("{task.fields[step]}/{task.fields[steps]}"),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=show, transient=True)
+            TextColumn("{task.fields[figures]}"), TimeElapsedColumn(), TimeRemainingColumn(), console=show,
+            transient=True)
         self.task = self.bar.add_task(
-            "", total=1.0, completed=self._share(), step=progress.step, steps=steps, loss=float("nan"), speed=0.0)
+            "", total=1.0, completed=self._share(), step=progress.step, steps=steps, figures="")
 
     def _share(self):
         """How much of the training is done, in [0, 1]."""
@@ -261,10 +263,11 @@ class ShowProgress(keras.callbacks.Callback):
         if seconds < 1.0:
             return
         tokens = self.model.count_tokens()
-        loss = float((logs or {}).get("loss", float("nan")))
+        figures = [f"{(tokens - self._tokens) / seconds:,.0f} tokens/s"]
+        if logs and "loss" in logs:
+            figures.insert(0, f"loss {float(logs['loss']):.3f}")
         self.bar.update(
-            self.task, completed=self._share(), step=self.progress.step, loss=loss,
-            speed=(tokens - self._tokens) / seconds)
+            self.task, completed=self._share(), step=self.progress.step, figures="  ".join(figures))
         self._started, self._tokens = time.monotonic(), tokens
 
     def on_epoch_end(self, epoch, logs=None):

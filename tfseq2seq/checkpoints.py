@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfseq2seq.errors import first_line
 from tfseq2seq.files import sync_folder, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def restore_latest(folder: Path, objects: dict[str, Any]) -> dict[str, Any] | No
             _read(path, objects, whole=True)
             return state
         except UNREADABLE as error:
-            logger.warning("checkpoint %s is damaged and passed over: %s", path, _reason(error))
+            logger.warning("checkpoint %s is damaged and passed over: %s", path, first_line(error))
     if found:
         raise CheckpointError(
             f"{folder}: none of its {len(found)} checkpoints can be read; remove the folder to start anew.")
@@ -151,11 +152,7 @@ def restore(folder: Path, step: int, model: Any) -> None:
         kind = MEANS if any(name.startswith(f"{MEANS}/") for name in names) else "weights"
         _read(path, {kind: weights(model)}, whole=False)
     except UNREADABLE as error:
-        raise CheckpointError(f"{path}: cannot be read: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: cannot be read: {first_line(error)}") from error
 
 
 def _read(path: Path, objects: dict[str, Any], whole: bool) -> None:

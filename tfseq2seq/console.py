@@ -1,9 +1,11 @@
-"""Progress bars with the time left, shared by the commands and the demo."""
+"""What the commands and the demo show: progress bars with the time left, and commands to go on with."""
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +19,11 @@ from rich.progress import (
 show = Console(stderr=True)
 
 Report = Callable[[str, float, float | None], None]  # stage, done, total; total None: not known
+
+
+def command(*arguments: object) -> str:
+    """A command of tfseq2seq as one types it, quoted for the shell, for `Console.print`."""
+    return escape(shlex.join(["tfseq2seq", *map(str, arguments)]))
 
 
 @contextlib.contextmanager

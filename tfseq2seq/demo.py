@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.origins import check_origins
 from serving.client import Client
-from serving.server import EmbeddedServer
 from tfseq2seq.config import load_recipe
 from tfseq2seq.console import progress_bar
 from tfseq2seq.evaluation import group_references, render_table
-from tfseq2seq.runs import evaluate_run, export_run, open_run, train_run
+from tfseq2seq.quiet import import_tensorflow
 
 RECIPES = {"pronunciation": "demo_pronunciation.toml", "translation": "demo_translation.toml"}
 NUM_QUESTIONS = 10
@@ -39,25 +39,33 @@ def run_demo(task: str, pair: str, minutes: float | None, runs: Path, show: Cons
     if task == "translation":
         overrides |= {"data.pair": pair, "name": f"demo-translation-{pair}"}
     with resources.as_file(resources.files("pipelines") / "recipes" / RECIPES[task]) as recipe:
-        run = load_recipe(recipe, overrides)
+        run, usual = load_recipe(recipe, overrides), load_recipe(recipe).train.max_minutes
     folder = runs / run.name
+    check_origins(run.data)
+    import_tensorflow()  # only now: a mistake above is told at once
+    from serving.server import EmbeddedServer
+    from tfseq2seq.assessment import evaluate_run
+    from tfseq2seq.runs import export_run, open_run, train_run
 
     minutes = run.train.max_minutes
-    _stage(show, 1, f"training: {task}, at most {minutes:g} minutes (Ctrl-C saves; the same command goes on)")
-    train_run(run, folder)
+    _stage(show, 1, f"training: {task}")
+    show.print(f"At most {minutes:g} minutes. Ctrl-C saves; the same command goes on.", highlight=False)
+    progress = train_run(run, folder)
+    note = too_little(progress.step, run.train.steps, usual)
 
     _stage(show, 2, "scoring on the test split, beside a cheap baseline")
     run, prepared = open_run(folder)
     with progress_bar() as report:
         scores = evaluate_run(run, prepared, folder, "test", None, report)
     show.print(render_table(scores))
+    show.print(note, highlight=False)
 
-    _stage(show, 3, "exporting a SavedModel, replaying held-out lines through it")
+    _stage(show, 3, "exporting a SavedModel, replaying held-out lines")
     with progress_bar() as report:
         path = export_run(run, prepared, folder, folder / "export", None, report)
     show.print(f"wrote {escape(str(path))}", highlight=False)
 
-    _stage(show, 4, "serving it over gRPC and asking test lines it has never seen")
+    _stage(show, 4, "serving it over gRPC, asking unseen test lines")
     sources, references = group_references(prepared.test, prepared.task.multiple_references)
     # Evenly spread over the test split: nobody picked them.
     rows = range(0, len(sources), max(1, len(sources) // NUM_QUESTIONS))[:NUM_QUESTIONS]
@@ -78,7 +86,8 @@ def run_demo(task: str, pair: str, minutes: float | None, runs: Path, show: Cons
         table.add_row(*map(escape, cells), *(["yes" if same else "no"] if whole else []))
     show.print(table)
     spent = (time.monotonic() - started) / 60
-    show.print((f"{right} of {len(rows)} right. " if whole else "") + f"All of it took {spent:.1f} minutes.\n")
+    show.print((f"{right} of {len(rows)} right. " if whole else "") + f"All of it took {spent:.1f} minutes.")
+    show.print(note, highlight=False)
     volume = shlex.quote(f"{(folder / 'export').resolve()}:/models/tfseq2seq")
     told = (
         f"What next:\n"
@@ -90,6 +99,16 @@ def run_demo(task: str, pair: str, minutes: float | None, runs: Path, show: Cons
         f"  your own pairs   a folder with train.tsv, valid.tsv, test.tsv (source<TAB>target), then\n"
         f"                   tfseq2seq train RECIPE.toml --data FOLDER   (recipes: {_recipes_folder()})")
     show.print(escape(told), highlight=False, soft_wrap=True)
+
+
+def too_little(step: int, steps: int, minutes: float | None) -> str:
+    """What to say beside the scores of a training that had less than half of its steps; else nothing."""
+    if 2 * step >= steps:
+        return ""
+    return (
+        f"[bold]This model is hardly trained:[/] it had {step:,} of {steps:,} steps, its answers say nothing yet.\n"
+        f"All steps take about {minutes:g} minutes on two cores: the same command with --minutes {minutes:g}, or "
+        "without, goes on from here.\n")
 
 
 def _stage(show: Console, number: int, text: str) -> None:

@@ -26,7 +26,7 @@ from tfseq2seq.optimization import make_optimizer, make_schedule
 from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
 
 # Attributes of the model, in the order of the data.
-PARTS = ("source_embedding", "encoder", "target_embedding", "decoder", "output_layer")
+PARTS = ("source_embedding", "encoder", "ctc_layer", "target_embedding", "decoder", "output_layer", "copier")
 
 # Their results are their inputs in another shape, or weights.
 VIEWS = {"Reshape", "Identity", "ExpandDims", "Squeeze", "StopGradient", "ReadVariableOp"}
@@ -146,7 +146,8 @@ def describe(run: Run, length: int = 20) -> Description:
         raise ValueError(f"describe needs sentences of at least 1 token. Received: length={length}.")
     data = run.data
     length = min(length, data.max_source_length, data.max_target_length)
-    source_size = _vocabulary_size(data.source_tokenizer)
+    source_size = data.audio.mel_bins if data.audio else (
+        _vocabulary_size(data.source_tokenizer) + run.model.num_copy_ids)
     target_size = source_size if data.share_tokenizer else _vocabulary_size(data.target_tokenizer)
     model = build_model(run.model, source_size, target_size, run.train.precision)
     source, decoder, output = count_operations(model, length)
@@ -265,7 +266,10 @@ def _make_inputs(model: Seq2Seq, rows: int, length: int) -> dict[str, tf.Tensor]
     ends = {length * (i + 1) // sources - 1 for i in range(sources)}
     first = len(SPECIAL_TOKENS)  # an id of every vocabulary that is no special token
     source = [EOS if t in ends else first for t in range(length)]
-    return {"source": tf.constant([source] * rows), "target": tf.constant([[first] * length] * rows)}
+    target = tf.constant([[first] * length] * rows)
+    if model.config.source == "features":
+        return {"source": tf.ones([rows, length, model.source_vocabulary_size + 1]), "target": target}
+    return {"source": tf.constant([source] * rows), "target": target}
 
 
 def _vocabulary_size(tokenizer: Any) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
+from tfseq2seq.errors import first_line
+
 
 def make_strategy(replicas: int | None = None) -> tf.distribute.Strategy:
     """`MirroredStrategy` over the visible devices: all GPUs, else all (logical) CPUs.
@@ -144,10 +146,9 @@ class Hosts:
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
             if not self.several:
                 raise
-            reason = error.message.splitlines()[0]
             raise RuntimeError(
                 "another host went away. Start all of them again with the same command: they go on from the last "
-                f"checkpoint. Received: {reason}") from error
+                f"checkpoint. Received: {first_line(error)}") from error
 
     def wait(self) -> None:
         """Returns when all hosts have come so far."""

@@ -1,7 +1,7 @@
 """Strings in, numbers out: how good the answers are.
 
-Error rates and BLEU, chrF, TER are percentages. A source may have several references; one that matches,
-or lies closest, is what counts.
+All but `length` are percentages. A source may have several references; one that matches, or lies closest, is what
+counts.
 
 Two names that sound alike: `word_error_rate` is the grapheme-to-phoneme literature's, the share of words
 whose whole pronunciation is wrong. What speech recognition calls WER, edits per reference token, is
@@ -10,6 +10,7 @@ whose whole pronunciation is wrong. What speech recognition calls WER, edits per
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,9 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
+from tfseq2seq.likeness import ROUGE_SIGNATURE, count_distinct, edit_similarity, rouge, word_f1
+from tfseq2seq.syntax import is_bash, is_python
+
 References = Sequence[Sequence[str]]
 
 
@@ -29,45 +33,56 @@ class Score:
     """One number about a set of answers.
 
     Attributes:
-        value: in percent; TER and error rates of edits may pass 100.
-        signature: what sacreBLEU needs to know to compute the same number again, or None.
-        maximize: whether more is better.
+        value: in percent, but for lengths; TER and error rates of edits may pass 100.
+        signature: what one needs to know to compute the same number again, or None.
+        maximize: whether more is better; None where neither is.
     """
 
     value: float
     signature: str | None
-    maximize: bool
+    maximize: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A way to score answers: one of sacreBLEU's, or counts that are summed over the lines.
+    """A way to score answers: one of sacreBLEU's, counts that are summed over the lines, or one of all lines together.
 
     Attributes:
         name: its key in `METRICS`.
-        maximize: whether more is better.
+        maximize: whether more is better; None where neither is.
         scorer: makes sacreBLEU's metric.
         count: (hypothesis, its references) -> (what is counted, out of how many); the score is the share of the sums.
+        count_all: (hypotheses) -> the same of all of them together, which is no sum over the lines.
+        scale: of the share, 100 for percent.
+        signature: of the score, where sacreBLEU has none.
+        by_answer: whether the answers alone are looked at, so that references too have such a score.
     """
 
     name: str
-    maximize: bool
+    maximize: bool | None
     scorer: Callable[[], Any] | None = None
-    count: Callable[[str, Sequence[str]], tuple[int, int]] | None = None
+    count: Callable[[str, Sequence[str]], tuple[float, int]] | None = None
+    count_all: Callable[[Sequence[str]], tuple[int, int]] | None = None
+    scale: float = 100.0
+    signature: str | None = None
+    by_answer: bool = False
 
     def score(self, hypotheses: Sequence[str], references: References) -> Score:
         if self.scorer is not None:
             scorer = self.scorer()
             found = scorer.corpus_score(list(hypotheses), reference_streams(references))
             return Score(found.score, str(scorer.get_signature()), self.maximize)
+        if self.count_all is not None:
+            counted, total = self.count_all(hypotheses)
+            return Score(self.scale * counted / max(total, 1), self.signature, self.maximize)
         counted, total = self.count_lines(hypotheses, references).sum(0).tolist()
-        return Score(100.0 * counted / total, None, self.maximize)
+        return Score(self.scale * counted / total, self.signature, self.maximize)
 
     def count_lines(self, hypotheses: Sequence[str], references: References) -> np.ndarray:
-        """[N, 2] int64, of a metric that counts. Raises ValueError where there is nothing to take a share of."""
+        """[N, 2] float64, of a metric that counts. Raises ValueError where there is nothing to take a share of."""
         assert self.count is not None
         pairs = zip(hypotheses, references, strict=True)
-        counts = np.array([self.count(hypothesis, line) for hypothesis, line in pairs], np.int64)
+        counts = np.array([self.count(hypothesis, line) for hypothesis, line in pairs], np.float64)
         if not counts[:, 1].any():
             raise ValueError(
                 "An error rate needs a reference with at least one token; leave out lines with an empty target. "
@@ -104,6 +119,23 @@ def _edits(hypothesis: str, reference: str) -> tuple[int, int]:
     return found.substitutions + found.deletions + found.insertions, tokens
 
 
+def _count_character_edits(hypothesis: str, references: Sequence[str]) -> tuple[int, int]:
+    """Edits to the closest reference, and its characters, one space between words and none at the ends."""
+    spelled = [" ".join("\u2581".join(text.split())) for text in (hypothesis, *references)]
+    return _count_edits(spelled[0], spelled[1:])
+
+
+def _of_each_line(
+    measure: Callable[[str, Sequence[str]], float], hypothesis: str, references: Sequence[str],
+) -> tuple[float, int]:
+    """Counts so that the score is the mean over the lines."""
+    return measure(hypothesis, references), 1
+
+
+def _mean(name: str, measure: Callable[[str, Sequence[str]], float], **settings: Any) -> Metric:
+    return Metric(name, True, count=functools.partial(_of_each_line, measure), **settings)
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -114,6 +146,19 @@ METRICS = {
         Metric("word_error_rate", False, count=_count_wrong),  # lines equal to no reference, spacing aside
         Metric("phoneme_error_rate", False, count=_count_edits),  # edits to the closest reference per phoneme
         Metric("token_error_rate", False, count=_count_edits),  # the same per white-space separated token
+        Metric("character_error_rate", False, count=_count_character_edits),  # the same per character
+        _mean("rouge1", functools.partial(rouge, "rouge1"), signature=ROUGE_SIGNATURE),  # mean over the lines
+        _mean("rouge2", functools.partial(rouge, "rouge2"), signature=ROUGE_SIGNATURE),
+        _mean("rougeL", functools.partial(rouge, "rougeL"), signature=ROUGE_SIGNATURE),
+        _mean("edit_similarity", edit_similarity),  # mean over the lines, of characters
+        _mean("word_f1", word_f1),  # mean over the lines
+        _mean("bash_syntax", lambda hypothesis, _: is_bash(hypothesis), by_answer=True),  # lines that bash can parse
+        _mean("python_syntax", lambda hypothesis, _: is_python(hypothesis), by_answer=True),
+        # Distinct n-grams of words among all n-grams of all answers together
+        Metric("distinct_1", True, count_all=functools.partial(count_distinct, 1), by_answer=True),
+        Metric("distinct_2", True, count_all=functools.partial(count_distinct, 2), by_answer=True),
+        # Words an answer, white space between them
+        Metric("length", None, count=lambda hypothesis, _: (len(hypothesis.split()), 1), scale=1.0, by_answer=True),
     )
 }
 
@@ -169,15 +214,17 @@ def order_metrics(names: tuple[str, ...], first: str | None = None) -> tuple[str
         return names
     if first not in TEACHER_FORCED:
         try:
-            find_metric(first)
+            metric = find_metric(first)
         except ValueError as error:
             raise ValueError(f"train.metric: {error} Or one of {', '.join(TEACHER_FORCED)}.") from None
+        if metric.maximize is None:
+            raise ValueError(f"train.metric must be one of which more or less is better. Received: {first!r}.")
     return (first, *(name for name in names if name != first))
 
 
 def maximizes(name: str) -> bool:
     """Whether more of a metric, or of what is in `TEACHER_FORCED`, is better."""
-    return TEACHER_FORCED[name] if name in TEACHER_FORCED else METRICS[name].maximize
+    return TEACHER_FORCED[name] if name in TEACHER_FORCED else bool(METRICS[name].maximize)
 
 
 def find_metric(name: str) -> Metric:
@@ -211,7 +258,7 @@ def group_references(
 def render_table(systems: Mapping[str, Mapping[str, Score]], title: str | None = None) -> Table:
     """Draws scores for the terminal: a row a metric, a column a system, as {"model": ..., "baseline": ...}.
 
-    The better value of a row is bold; sacreBLEU's signatures stand below the table.
+    The best value of a row is bold; signatures stand below the table.
     """
     names = list(dict.fromkeys(name for scores in systems.values() for name in scores))
     signatures = {
@@ -227,10 +274,16 @@ def render_table(systems: Mapping[str, Mapping[str, Score]], title: str | None =
         table.add_column(system, justify="right")
     for name in names:
         row = [scores.get(name) for scores in systems.values()]
-        values = [score.value if score.maximize else -score.value for score in row if score is not None]
-        arrow = "↑" if METRICS[name].maximize else "↓"
-        table.add_row(f"{name} {arrow}", *(_cell(score, max(values), len(values) > 1) for score in row))
+        there = [score for score in row if score is not None]
+        best = max(score.value if score.maximize else -score.value for score in there)
+        compared = len(there) > 1 and there[0].maximize is not None
+        table.add_row(f"{name} {arrow(there[0].maximize)}".strip(), *(_cell(score, best, compared) for score in row))
     return table
+
+
+def arrow(maximize: bool | None) -> str:
+    """Which way is better."""
+    return "" if maximize is None else "↑" if maximize else "↓"
 
 
 def _cell(score: Score | None, best: float, compared: bool) -> str:

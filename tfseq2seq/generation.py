@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from pipelines.audio import FrontEnd
 from pipelines.batching import inference_batches
-from pipelines.text import SeveralSources, source_ids
+from pipelines.recordings import num_frames, read_recording
+from pipelines.text import SeveralSources, read_source, source_ids
+from pipelines.wav import encode_wav
 from tfseq2seq.alignment import alignments, in_source_order, replace_unknown
 from tfseq2seq.decoding import combine, expected_utility
 from tfseq2seq.decoding.scoring import score_tokens
@@ -29,16 +32,19 @@ class Answer(NamedTuple):
 
 
 class Generator(tf.Module):
-    """Answers source strings with target strings.
+    """Answers source strings with target strings; of speech the strings in the graph are WAV files.
 
     Args:
         model: `Seq2Seq`, or several that answer as one and share their tokenizers.
-        source_tokenizer: Tokenizer of the source side.
+        source_tokenizer: Tokenizer of the source side, or `FrontEnd`.
         target_tokenizer: Tokenizer of the target side.
         decode: `tfseq2seq.config.Decode`.
         max_source_length: Tokens, end token included; longer sources (and targets to score) are cut here.
         step: Training step of the weights.
         weights: Of several models, numbers above 0; default all alike.
+    Attributes:
+        reads_speech: whether sources are recordings.
+        empty_source: the bytes of a source without anything in it.
     """
 
     def __init__(self, model, source_tokenizer, target_tokenizer, decode, max_source_length, step=0, weights=None):
@@ -47,22 +53,26 @@ class Generator(tf.Module):
         self.model, self.weights = self.models[0], weights
         self.tokenizers = (source_tokenizer, target_tokenizer)
         self.decode, self.max_source_length, self.step = decode, max_source_length, step
+        self.reads_speech = isinstance(source_tokenizer, FrontEnd)
+        self.empty_source = encode_wav(np.zeros(0), source_tokenizer.audio.sample_rate) if self.reads_speech else b""
         self.options = SearchOptions(decode, target_tokenizer)
-        self.traced_answer = tf.function(self.answer_in_graph, input_signature=[_TEXT])
+        self.traced_answer = tf.function(self.answer_in_graph, input_signature=[_TEXT], autograph=False)
 
-    def hypotheses(self, text, num_hypotheses, method=None, beam_size=None, **requested):
+    def hypotheses(self, text, num_hypotheses, method=None, beam_size=None, source=None, **requested):
         """Searches.
 
         Args:
             text: [N] strings.
+            source: what the model reads, and whether each row was cut, where that is not to be made of the text.
             num_hypotheses: H, answers a source, at most the beam size.
             method: "beam", "sample", "greedy" or "alternatives"; default the recipe's.
             beam_size: default the recipe's, 1 for "greedy".
             requested: `options.ROW_OPTIONS` of the rows, each [N].
         Returns:
-            source ids [N, S], whether each source was cut [N] bool, and Hypotheses, token ids with their attention.
+            what the model reads, [N, S] ids or [N, S, F + 1] features, whether each source was cut [N] bool, and
+            Hypotheses, token ids with their attention.
         """
-        source, cut = source_ids(text, self.tokenizers[0], self.max_source_length)
+        source, cut = source or read_source(text, self.tokenizers[0], self.max_source_length)
         arguments = self.options.arguments(text, source, requested, method, beam_size)
         arguments |= {
             "num_hypotheses": num_hypotheses, "weights": self.weights, "combination": self.decode.ensemble}
@@ -96,7 +106,7 @@ class Generator(tf.Module):
 
     def beam_with(self, text, num_hypotheses, **requested):
         """Beam search with options of each row, see `_described`."""
-        return self._described(*self._answers(text, num_hypotheses, "beam", **requested))
+        return self._described(text, *self._answers(text, num_hypotheses, "beam", **requested))
 
     def sample_with(self, text, num_hypotheses, **requested):
         """Draws with options of each row, see `_described`.
@@ -104,11 +114,19 @@ class Generator(tf.Module):
         A recipe that draws says how many in beam_size, and the best H of them are given; another draws H.
         """
         draws = self.decode.beam_size if self.decode.method == "sample" else num_hypotheses
-        return self._described(*self._answers(text, num_hypotheses, "sample", draws, **requested))
+        return self._described(text, *self._answers(text, num_hypotheses, "sample", draws, **requested))
+
+    def beam_of_samples(self, samples, num_samples, sample_rate, num_hypotheses):
+        """As `beam`, of recordings as samples, see `FrontEnd.read_samples`."""
+        source = self.tokenizers[0].read_samples(samples, num_samples, sample_rate, self.max_source_length)
+        # What stands for the text: draws are seeded by it.
+        text = tf.strings.as_string(tf.reduce_sum(source[0], [1, 2]), precision=3)
+        return self._answers(text, num_hypotheses, source=source)[0]
 
     def alternatives(self, text, prefix, num_hypotheses):
         """What else might stand after the prefix: see `search`'s `alternatives_at`. Returns as `_described`."""
-        return self._described(*self._answers(text, num_hypotheses, "alternatives", num_hypotheses, prefix=prefix))
+        answers = self._answers(text, num_hypotheses, "alternatives", num_hypotheses, prefix=prefix)
+        return self._described(text, *answers)
 
     def score(self, source, target):
         """log p(target | source), end token included, in nats.
@@ -121,8 +139,9 @@ class Generator(tf.Module):
             "token_log_probability": [N, L] float32, of each of them, then 0; L is `max_source_length`, "tokens": [N]
             string, of the target as in `tokenize`, "truncated": [N] bool, whether source or target was cut}.
         """
-        sources, cut = source_ids(source, self.tokenizers[0], self.max_source_length)
-        labels, target_cut = source_ids(target, self.tokenizers[1], self.max_source_length)  # [N, T], ended by EOS
+        sources, cut = read_source(source, self.tokenizers[0], self.max_source_length)
+        labels, target_cut = source_ids(
+            target, self.tokenizers[1], self.max_source_length, source)  # [N, T], ended by EOS
         inputs = tf.concat([tf.fill([tf.shape(labels)[0], 1], BOS), labels[:, :-1]], 1)
         logits = [model({"source": sources, "target": inputs}, training=False) for model in self.models]
         if len(logits) > 1:
@@ -133,7 +152,7 @@ class Generator(tf.Module):
             "log_probability": tf.reduce_sum(each, 1),
             "length": tf.reduce_sum(tf.cast(labels != PAD, tf.int32), 1),
             "token_log_probability": _to_width(each, self.max_source_length),
-            "tokens": _joined(self.tokenizers[1].names(labels), labels), "truncated": cut | target_cut}
+            "tokens": self._named(labels, source), "truncated": cut | target_cut}
 
     def tokenize(self, text):
         """What the model reads of the sources.
@@ -172,7 +191,7 @@ class Generator(tf.Module):
             hypotheses, texts = hypotheses._replace(scores=scores), tf.gather(texts, order, batch_dims=1)
         return {"text": texts, "score": scores, "truncated": cut}, source, hypotheses
 
-    def _described(self, strings, source, hypotheses):
+    def _described(self, text, strings, source, hypotheses):
         """Everything about answers, in shapes that do not depend on the batch (TensorFlow Serving joins batches).
 
         Returns:
@@ -181,19 +200,31 @@ class Generator(tf.Module):
             with the most attention, as "0-0 1-2" (target-source); "token_log_probability" [N, H, L] float32, L the
             recipe's max_length; "attention" [N, H, L, S] float32, for each of these tokens its weights on the source
             tokens, the end token among them, S is `max_source_length`; 0 beyond either end, and where the model has
-            no attention; "tokens" [N, H] string, as in `tokenize`, but of the answer; "truncated" [N] bool.
+            no attention, of speech the steps of the memory of a recording as long as `max_source_length`; "tokens"
+            [N, H] string, as in `tokenize`, but of the answer; "truncated" [N] bool.
         """
-        attention = _to_width(hypotheses.attention, self.max_source_length)
+        most = self.max_source_length
+        if self.reads_speech:
+            most = self.model.encoder.num_steps(most)
+        attention = _to_width(hypotheses.attention, most)
         return {
             **strings, "log_probability": hypotheses.log_probabilities, "length": hypotheses.lengths,
             "alignment": alignments(hypotheses, source),
             "token_log_probability": _to_width(hypotheses.token_log_probabilities, self.decode.max_length),
             "attention": _to_width(attention, self.decode.max_length, axis=2),
-            "tokens": _joined(self.tokenizers[1].names(hypotheses.tokens), hypotheses.tokens)}
+            "tokens": self._named(hypotheses.tokens, text)}
+
+    def _named(self, ids, text):
+        """[N, ..., T] target ids beside their sources to [N, ...] strings of tokens."""
+        names = self.tokenizers[1].names_beside(ids, self.tokenizers[1].copies(text))
+        return _joined(names, ids)
 
     def _texts(self, text, hypotheses):
         shape = tf.shape(hypotheses.tokens)
-        texts = self.tokenizers[1].decode(tf.reshape(hypotheses.tokens, [-1, shape[2]]))
+        copies = self.tokenizers[1].copies(text)
+        if copies is not None:
+            copies = tf.repeat(copies, shape[1], axis=0)
+        texts = self.tokenizers[1].decode_beside(tf.reshape(hypotheses.tokens, [-1, shape[2]]), copies)
         if self.decode.replace_unknown:
             texts = replace_unknown(texts, self.tokenizers[0].pieces(text), hypotheses)
         return tf.ensure_shape(tf.reshape(texts, shape[:2]), [None, hypotheses.tokens.shape[1]])
@@ -232,8 +263,11 @@ class Generator(tf.Module):
         Returns:
             The row numbers of each batch, shortest first; and how many lines `max_source_length` cuts.
         """
-        encoded = self.tokenizers[0].encode(tf.constant(lines, tf.string, shape=[len(lines)]))
-        lengths = encoded.row_lengths().numpy() + 1
+        reader = self.tokenizers[0]
+        if self.reads_speech:
+            lengths = np.array([num_frames(reader, path) for path in lines], np.int64)
+        else:
+            lengths = reader.encode(tf.constant(lines, tf.string, shape=[len(lines)])).row_lengths().numpy() + 1
         cut = int((lengths > self.max_source_length).sum())
         lengths = np.minimum(lengths, self.max_source_length)
         budget = batch_tokens or self.decode.batch_tokens
@@ -243,7 +277,13 @@ class Generator(tf.Module):
 
     def answer_batch(self, lines: list[str]) -> list[list[Answer]]:
         """Hypotheses of each line, best first, decoded at once. Several threads may call it."""
-        return to_answers(self.traced_answer(tf.constant(lines, tf.string, shape=[len(lines)]))[0])
+        return to_answers(self.traced_answer(self.load(lines))[0])
+
+    def load(self, lines: list[str]) -> tf.Tensor:
+        """[N] strings as the graph takes them: the lines, or of speech the files that they name. Raises DataError."""
+        if self.reads_speech:
+            return tf.constant([read_recording(path) for path in lines], tf.string, shape=[len(lines)])
+        return tf.constant(lines, tf.string, shape=[len(lines)])
 
     def attention(self, line: str) -> tuple[list[str], list[str], np.ndarray]:
         """Best hypothesis of one line with its attention.
@@ -251,10 +291,18 @@ class Generator(tf.Module):
         Returns:
             source tokens (S), target tokens (T) and weights [T, S].
         """
-        _, source, found = self.traced_answer(tf.constant([line]))
+        _, source, found = self.traced_answer(self.load([line]))
         vocabularies = [tokenizer.vocabulary() for tokenizer in self.tokenizers]
+        copies = self.tokenizers[1].copies(tf.constant([line]))
+        if copies is not None:  # in the place of their ids' names, and "" for the last id
+            held = [text.decode("utf-8", "replace") for text in copies[0].numpy()]
+            vocabularies = [names[: -len(held) - 1] + [*held, ""] for names in vocabularies]
         num_read = found.attention.shape[3]  # of several sources those beyond the last encoder are not
-        source_tokens = [vocabularies[0][i] for i in source[0].numpy() if i != PAD][:num_read]
+        if self.reads_speech:  # where each step of the memory begins
+            seconds = self.tokenizers[0].audio.hop * source.shape[1] / max(1, num_read)
+            source_tokens = [f"{i * seconds:.2f} s" for i in range(num_read)]
+        else:
+            source_tokens = [vocabularies[0][i] for i in source[0].numpy() if i != PAD][:num_read]
         ids = found.tokens[0, 0].numpy().tolist()
         ids = ids[: ids.index(EOS) + 1] if EOS in ids else ids
         weights = found.attention[0, 0].numpy()[: len(ids), : len(source_tokens)]

@@ -21,6 +21,8 @@ from tfseq2seq import cpu, quiet
 from tfseq2seq.config import Run
 from tfseq2seq.console import Report
 from tfseq2seq.distribution import distribute, make_strategy
+from tfseq2seq.errors import first_line
+from tfseq2seq.optimization import check_optimizer
 from tfseq2seq.structures import BOS, EOS, SPECIAL_TOKENS
 from tfseq2seq.training import make_model
 
@@ -80,6 +82,7 @@ def find_for_run(run: Run, report: Report, memory: int | None = None, margin: fl
     """
     if not 0 <= margin < 1:
         raise ValueError(f"margin must be at least 0 and below 1. Received: {margin}.")
+    check_optimizer(run.train)
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     if on_gpu and memory is not None:
         raise ValueError(f"--memory is for CPUs; on a GPU leave it out. Received: {memory / 1e9:g} GB.")
@@ -92,7 +95,7 @@ def find_for_run(run: Run, report: Report, memory: int | None = None, margin: fl
         everything = run.data.model_copy(update={"batch_tokens": 2**62})
         whole = make_batches(
             dataclasses.replace(prepared, run=run.model_copy(update={"data": everything})), prepared.train, replicas,
-            for_training=True)
+            for_training=True, progress=report)
         most = max(rows * max(shape) for rows, shape in zip(whole.rows, whole.shapes, strict=True))
         peaks: dict[int, int | None] = {}
 
@@ -232,7 +235,7 @@ def _try(tell: Any, folder: Path, batches: list[tuple[int, int, int]], limit: in
         # Keras gives what went wrong with TensorFlow another type, and XLA and the C++ library have words of their own.
         of_memory = isinstance(error, tf.errors.ResourceExhaustedError | MemoryError) or any(
             word in str(error).lower() for word in ("out of memory", "oom when", "bad_alloc", "resource_exhausted"))
-        told = error if isinstance(error, ValueError | OSError) else RuntimeError(str(error).splitlines()[0])
+        told = error if isinstance(error, ValueError | OSError) else RuntimeError(first_line(error))
         tell.send(None if of_memory else told)
 
 
@@ -241,10 +244,14 @@ def _full_batch(
 ) -> Any:
     """A batch without padding, as it takes the most memory."""
     first = len(SPECIAL_TOKENS)
+    source: np.ndarray
+    labels: np.ndarray
     source, labels = (
         random.integers(first, vocabulary, [rows, length], np.int32) for vocabulary, length in (
             (model.source_vocabulary_size, source_length), (model.target_vocabulary_size, target_length)))
     source[:, -1] = labels[:, -1] = EOS
+    if model.config.source == "features":
+        source = np.ones([rows, source_length, model.source_vocabulary_size + 1], np.float32)
     target = np.concatenate([np.full([rows, 1], BOS, np.int32), labels[:, :-1]], 1)
     inputs = {"source": source, "target": target}
     if aligned:

@@ -85,14 +85,15 @@ def teacher_cross_entropy(logits, teacher_logits, temperature):
     return loss, gradient
 
 
-def alignment_cross_entropy(attention, alignment, weights):
+def alignment_cross_entropy(log_attention, alignment, weights):
     """Cross-entropy between alignments and attention (guided alignment, Chen et al., 2016, arXiv:1607.01628).
 
     -sum over target tokens t of weight[t] * sum over s of alignment[t, s] log attention[t, s]: tokens that are aligned
     with nothing count nothing.
 
     Args:
-        attention: [B, T, S] float32, the decoder's weights on the source.
+        log_attention: [B, T, S] float32, logarithms of the decoder's weights on the source, see
+            `layers.multihead.weights_in_logarithms`; also -inf where there is no alignment.
         alignment: [B, T, S] float32; each [b, t] sums to 1, or is 0.
         weights: [B, T] float32, 1 / (real tokens of the global batch), 0 on padding.
     Returns:
@@ -100,12 +101,58 @@ def alignment_cross_entropy(attention, alignment, weights):
     Raises:
         ValueError: the decoder has no attention.
     """
-    if attention.shape[-1] == 0:
+    if log_attention.shape[-1] == 0:
         raise ValueError(
             "Guided alignment needs a decoder with attention: \"attentional\" or \"transformer\". Received: attention "
+            f"of shape {tuple(log_attention.shape)}.")
+    return -tf.reduce_sum(weights[:, :, None] * alignment * tf.where(alignment > 0, log_attention, 0.0))
+
+
+def coverage_loss(attention, weights):
+    """How much attention falls where it fell before (See et al., 2017, arXiv:1704.04368, eq. 10 and 12).
+
+    sum over target tokens t of weight[t] * sum over s of min(a[t, s], c[t, s]), with the coverage c[t] the sum of
+    a[t'] over all t' before t.
+
+    Args:
+        attention: [B, T, S] float32, the decoder's weights on the source.
+        weights: [B, T] float32, 1 / (real tokens of the global batch), 0 on padding.
+    Returns:
+        Scalar float32.
+    Raises:
+        ValueError: the decoder has no attention.
+    """
+    if attention.shape[-1] == 0:
+        raise ValueError(
+            "A coverage loss needs a decoder with attention: \"attentional\" or \"transformer\". Received: attention "
             f"of shape {tuple(attention.shape)}.")
-    # A softmax that is 0 in float32 stays in reach of the gradient.
-    return -tf.reduce_sum(weights[:, :, None] * alignment * tf.math.log(attention + 1e-30))
+    coverage = tf.cumsum(attention, axis=1, exclusive=True)
+    return tf.reduce_sum(weights[:, :, None] * tf.minimum(attention, coverage))
+
+
+def ctc_loss(logits, mask, labels, weights):
+    """-log p(labels | source) by connectionist temporal classification (Graves et al., 2006), PAD being the blank.
+
+    p is the sum over all ways to put the labels, EOS not among them, in their order on the source steps, repeated and
+    with blanks between. Mixed with the decoder's loss it makes attention go forward (Watanabe et al., 2017, "Hybrid
+    CTC/attention", eq. 14).
+
+    Args:
+        logits: [B, S, V] float32, of each source step.
+        mask: [B, S] bool, True on real steps, which come first.
+        labels: [B, T] int32, ended by EOS, then PAD. Those that do not fit into the source steps count nothing.
+        weights: [B, T] float32, of each label; a row's first one is that of the whole row.
+    Returns:
+        Scalar float32: the sum over rows, in nats.
+    """
+    steps = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
+    lengths = tf.maximum(tf.reduce_sum(tf.cast(labels != PAD, tf.int32), 1) - 1, 0)
+    inside = tf.sequence_mask(lengths - 1, tf.shape(labels)[1] - 1)
+    repeats = tf.reduce_sum(tf.cast((labels[:, 1:] == labels[:, :-1]) & inside, tf.int32), 1)
+    fits = lengths + repeats <= steps  # two equal labels need a blank between
+    found = tf.nn.ctc_loss(
+        labels, logits, tf.where(fits, lengths, 0), tf.maximum(steps, 1), logits_time_major=False, blank_index=PAD)
+    return tf.reduce_sum(tf.where(fits & (steps > 0), found, 0.0) * weights[:, 0])
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")

@@ -1,5 +1,6 @@
 """The model: embeddings around an encoder and a decoder, trained by `compile` and `fit`."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -12,13 +13,16 @@ from tfseq2seq.decoders import make_decoder
 from tfseq2seq.distribution import on_several_hosts
 from tfseq2seq.encoders import make_encoder
 from tfseq2seq.fit_functions import EvaluateFunction, TrainFunction
-from tfseq2seq.layers.embedding import Embedding
+from tfseq2seq.layers.conformer import ConformerStack
+from tfseq2seq.layers.copying import Copier, CopyMemory
+from tfseq2seq.layers.embedding import Embedding, FeatureProjection
 from tfseq2seq.layers.linear import Linear
+from tfseq2seq.layers.multihead import as_weights, weights_in_logarithms
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
-from tfseq2seq.losses import alignment_cross_entropy, symmetric_divergence
-from tfseq2seq.structures import PAD
+from tfseq2seq.losses import alignment_cross_entropy, coverage_loss, ctc_loss, symmetric_divergence
+from tfseq2seq.structures import PAD, UNK
 from tfseq2seq.teacher_forcing import TeacherForcing, decode_in_steps, decode_in_two_passes
 
 
@@ -40,10 +44,11 @@ class Seq2Seq(keras.Model):
 
     Args:
         config: `tfseq2seq.config.Model`, or its values as a dict.
-        source_vocabulary_size: Number of source ids.
-        target_vocabulary_size: Number of target ids.
+        source_vocabulary_size: Number of source ids; or of features a frame, with `source = "features"`.
+        target_vocabulary_size: Number of target ids; with `config.copying` those of copies included.
     Call arguments:
-        inputs: {"source": [B, S] int32 ids ended by EOS, "target": [B, T] int32 ids that start with BOS}.
+        inputs: {"source": [B, S] int32 ids ended by EOS, or [B, S, F + 1] float32 features, the last of which is above
+            0 on real frames; "target": [B, T] int32 ids that start with BOS}.
         training: Whether dropout is on.
     Returns:
         [B, T, V] float32 logits of the next token.
@@ -64,13 +69,21 @@ class Seq2Seq(keras.Model):
                 f"share_embeddings = \"{share}\" needs one vocabulary for both sides: set share_tokenizer = true. "
                 f"Received: {source_vocabulary_size} source and {target_vocabulary_size} target ids.")
         tied_output = share in ("target_output", "all")
-        self.target_embedding = Embedding(target_vocabulary_size, width, name="target_embedding", dtype=policy)
-        self.source_embedding = self.target_embedding if share in ("source_target", "all") else Embedding(
-            source_vocabulary_size, width, name="source_embedding", dtype=policy)
+        copies = config.num_copy_ids
+        self.target_embedding = Embedding(
+            target_vocabulary_size - copies, width, name="target_embedding", dtype=policy)
+        if config.source == "features":
+            self.source_embedding = FeatureProjection(width, name="source_embedding", dtype=policy)
+        else:
+            self.source_embedding = self.target_embedding if share in ("source_target", "all") else Embedding(
+                source_vocabulary_size - copies, width, name="source_embedding", dtype=policy)
         self.encoder = make_encoder(config.encoder, name="encoder", dtype=policy)
         self.decoder = make_decoder(config.decoder, width if tied_output else None, name="decoder", dtype=policy)
         self.output_layer = None if tied_output else Linear(
-            target_vocabulary_size, name="output_layer", dtype=policy)
+            target_vocabulary_size - copies, name="output_layer", dtype=policy)
+        self.copier = Copier(copies, name="copier", dtype=policy) if config.copying else None
+        self.ctc_layer: Any = Linear(
+            target_vocabulary_size - copies, name="ctc_layer", dtype=policy) if config.ctc else None
         self.perplexity = Perplexity(name="perplexity")
         self.token_accuracy = keras.metrics.Mean(name="token_accuracy")
         # Of the last training step, of the global batch, before clipping.
@@ -79,20 +92,30 @@ class Seq2Seq(keras.Model):
         self.noise = {}  # by "source" and "target", a `TokenNoise` of what is read there in training
         self.r_drop = 0.0  # weight of the divergence of two passes in training, see `symmetric_divergence`
         self.guided_alignment_weight = 0.0  # of the attention's loss, for batches with "alignment" [B, T, S]
+        self.coverage_weight = 0.0  # of attention's loss where it falls twice, see `coverage_loss`
+        self.ctc_weight = 0.0  # share of `ctc_loss` in training's loss
         self.distillation: Any = None  # a `Distillation`, whose teacher training learns from beside the references
         self.accumulation_steps = 1  # parts of a batch that `fit` computes one after the other, see `TrainFunction`
         self.moving_average = None  # a `MovingAverage` of the weights, which each training step updates
         self.coins = keras.random.SeedGenerator(name="coins")
-        self.num_traces = 0  # of the training step; every distinct shape may cost one
+        self._traces_of_replicas = {}  # of the training step, by the replica's number
         self.traced_for = ""  # what the last of them is good for, as "[?, 24] -> [?, 20]", source and target; ? is any
         self.build()
 
     def build(self, input_shape=None):
         """Makes every weight; all widths follow from the constructor's arguments."""
         ids = tf.ones([1, 2], tf.int32)
+        source = tf.ones([1, 2, self.source_vocabulary_size + 1]) if self.config.source == "features" else ids
         with tf.init_scope():
-            self.call({"source": ids, "target": ids})
+            self.call({"source": source, "target": ids})
+            if self.ctc_layer is not None:
+                self.ctc_layer.build((None, None, self.encoder.output_units))
         self.built = True
+
+    @property
+    def num_traces(self):
+        """Traces of the training step, whatever the number of replicas; every distinct shape may cost one."""
+        return max(self._traces_of_replicas.values(), default=0)
 
     @property
     def remove_padding(self):
@@ -105,19 +128,26 @@ class Seq2Seq(keras.Model):
             stack.remove_padding = remove
 
     def _stacks(self):
-        return [layer for layer in self._flatten_layers() if isinstance(layer, TransformerStack)]
+        return [layer for layer in self._flatten_layers() if isinstance(layer, TransformerStack | ConformerStack)]
 
     def encode(self, source, training=False):
-        """[B, S] int32 source ids to EncoderOutput."""
-        return self.encoder.read(source, self.embed_source, training)
+        """[B, S] int32 source ids, or [B, S, F + 1] features, to EncoderOutput."""
+        encoded = self.encoder.read(source, self.embed_source, training)
+        return encoded if self.copier is None else encoded._replace(source=source)
 
     def embed_source(self, ids):
-        """[...] int32 ids to [..., X], scaled where the recipe says so."""
-        return self._scaled(self.source_embedding(ids), reads_transformer(self.config.encoder))
+        """[...] int32 ids to [..., X], scaled where the recipe says so; or features [B, S, F + 1] to [B, S, X]."""
+        if self.config.source == "features":
+            return self.source_embedding(ids)
+        return self._scaled(self.source_embedding(self._known(ids)), reads_transformer(self.config.encoder))
 
     def embed_target(self, ids):
         """[...] int32 ids to [..., X], scaled where the recipe says so."""
-        return self._scaled(self.target_embedding(ids), reads_transformer(self.config.decoder))
+        return self._scaled(self.target_embedding(self._known(ids)), reads_transformer(self.config.decoder))
+
+    def _known(self, ids):
+        """What is read of ids: UNK for a copy."""
+        return ids if self.copier is None else tf.where(ids < self.target_embedding.vocabulary_size, ids, UNK)
 
     def _scaled(self, vectors, by_default):
         scale = self.config.scale_embeddings
@@ -131,7 +161,11 @@ class Seq2Seq(keras.Model):
             longest: an int, the most steps times hypotheses of a source, makes room for them in the state, whose shapes
                 then never change, as XLA needs it.
         """
-        return self.decoder.start(encoded, longest)
+        memory, state = self.decoder.start(encoded, longest)
+        if self.copier is not None:
+            copies = self.copier.start(encoded.source, encoded.memory, self.target_embedding.vocabulary_size)
+            memory = CopyMemory(memory, copies)
+        return memory, state
 
     def step(self, tokens, state, memory, training=False, **options):
         """One decoding step of N = B * K hypotheses.
@@ -145,9 +179,18 @@ class Seq2Seq(keras.Model):
         Returns:
             logits [N, V] float32, the next state, attention weights [N, S] float32.
         """
+        return self._step(tokens, state, memory, self._logits, training=training, **options)
+
+    def _step(self, tokens, state, memory, logits_of, **options):
         embedded = self.embed_target(tokens)
-        output, state, attention = self.decoder.step(embedded, state, memory, training=training, **options)
-        return self._logits(output), state, attention
+        of_decoder = memory if self.copier is None else memory.memory
+        output, state, attention = self.decoder.step(embedded, state, of_decoder, **options)
+        logits = tf.cast(logits_of(output), tf.float32)
+        if self.copier is not None:
+            num_rows, num_sources = tf.shape(tokens)[0], tf.shape(memory.copies.tokens)[0]
+            sources = tf.range(num_rows) // tf.maximum(num_rows // tf.maximum(num_sources, 1), 1)
+            logits = self.copier(logits, output, embedded, attention, memory.copies, sources)
+        return logits, state, attention
 
     def stepper(self, num_rows=None):
         """`step` for a search: the same function of (tokens, state, memory), with what all steps need made once.
@@ -167,8 +210,7 @@ class Seq2Seq(keras.Model):
 
         def step(tokens, state, memory):
             with using(kernels):
-                output, state, attention = self.decoder.step(self.embed_target(tokens), state, memory)
-                return tf.cast(logits_of(output), tf.float32), state, attention
+                return self._step(tokens, state, memory, logits_of)
 
         return step
 
@@ -178,8 +220,7 @@ class Seq2Seq(keras.Model):
     def call_with_attention(self, inputs, training=False):
         """As `call`, and the attention weights [B, T, S] float32."""
         memory, state = self.start(self.encode(inputs["source"], training))
-        output, attention = self._decode(inputs["target"], state, memory, training)
-        return self._logits(output), attention
+        return self._decode(inputs["target"], state, memory, training)
 
     def call_with_sampling(self, inputs, coins, training=False):
         """As `call`, but at some steps the decoder reads the token that it found likeliest itself.
@@ -197,21 +238,38 @@ class Seq2Seq(keras.Model):
 
     def decode(self, target, state, memory, training=False):
         """[B, T, V] float32 logits of the tokens that follow those of `target` [B, T], from what `start` gave."""
-        return self._logits(self._decode(target, state, memory, training)[0])
+        return self._decode(target, state, memory, training)[0]
 
-    def _decode(self, target, state, memory, training):
-        return self.decoder(self.embed_target(target), state, memory, mask=target != PAD, training=training)
+    def call_on_real_steps(self, inputs, steps, training=False, encoded=None):
+        """As `call_with_attention`, but logits [R, V] of the real steps alone; `steps` is the target's `RealSteps`.
 
-    def call_on_real_steps(self, inputs, steps, training=False):
-        """As `call_with_attention`, but logits [R, V] of the real steps alone; `steps` is the target's `RealSteps`."""
-        memory, state = self.start(self.encode(inputs["source"], training))
-        output, attention = self._decode(inputs["target"], state, memory, training)
-        return self._logits(steps.pack(output)), attention
+        `encoded` is the source's EncoderOutput, where that is known.
+        """
+        memory, state = self.start(self.encode(inputs["source"], training) if encoded is None else encoded)
+        return self._decode(inputs["target"], state, memory, training, steps)
 
-    def _real_logits(self, inputs, labels, weights, training):
+    def _decode(self, target, state, memory, training, steps=None):
+        """Logits [B, T, V], or [R, V] of `steps`, and attention [B, T, S]."""
+        embedded = self.embed_target(target)
+        of_decoder = memory if self.copier is None else memory.memory
+        output, attention = self.decoder(embedded, state, of_decoder, mask=target != PAD, training=training)
+        if self.copier is None:
+            return self._logits(output if steps is None else steps.pack(output)), attention
+        rows, shape = steps or RealSteps(tf.ones_like(target, tf.bool), remove=False), tf.shape(target)
+        sources = tf.zeros_like(target) + tf.range(shape[0])[:, None]
+        output, embedded, weights, sources = (
+            rows.pack(each) for each in (output, embedded, as_weights(attention), sources))
+        logits = self.copier(self._logits(output), output, embedded, weights, memory.copies, sources)
+        if steps is None:
+            logits = tf.ensure_shape(
+                tf.reshape(logits, [shape[0], shape[1], self.target_vocabulary_size]),
+                [*target.shape, self.target_vocabulary_size])
+        return logits, attention
+
+    def _real_logits(self, inputs, labels, weights, training, encoded=None):
         """Logits [1, R, V] of the R real target steps, with their labels and weights [1, R], and attention [B, T, S].
 
-        There is no attention where the decoder reads what it found itself.
+        There is no attention where the decoder reads what it found itself. `encoded` as of `call_on_real_steps`.
         """
         self.remove_padding = remove = not self.jit_compile  # XLA needs shapes that are known beforehand
         steps = RealSteps(labels != PAD, remove)
@@ -221,7 +279,7 @@ class Seq2Seq(keras.Model):
             coins = tf.transpose(tf.random.stateless_uniform(tf.shape(labels), seed) < share)
             logits, attention = steps.pack(self.call_with_sampling(inputs, coins, training)), None
         else:
-            logits, attention = self.call_on_real_steps(inputs, steps, training)
+            logits, attention = self.call_on_real_steps(inputs, steps, training, encoded)
         # Not [None], whose gradient would copy the logits once more.
         rows = tuple(tf.expand_dims(part, 0) for part in (logits, steps.pack(labels), steps.pack(weights)))
         return *rows, attention
@@ -262,7 +320,9 @@ class Seq2Seq(keras.Model):
 
     def gradients(self, inputs, labels, weights):
         """This replica's part of the gradient, scaled as the optimizer wants it: a tensor a trainable variable."""
-        self.num_traces += 1
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group  # an int or, of several, a constant
+        number = int(tf.get_static_value(tf.convert_to_tensor(number)))
+        self._traces_of_replicas[number] = self._traces_of_replicas.get(number, 0) + 1
         self.traced_for = " -> ".join(_known(inputs[side].shape) for side in ("source", "target"))
         if self.guided_alignment_weight and "alignment" not in inputs:
             raise ValueError(
@@ -277,16 +337,24 @@ class Seq2Seq(keras.Model):
         if copies > 1:
             inputs, labels, weights = tf.nest.map_structure(
                 lambda each: tf.concat([each] * copies, 0), (inputs, labels, weights / copies))
+        guided = self.guided_alignment_weight
         with tf.GradientTape() as tape:
-            logits, real_labels, real_weights, attention = self._real_logits(inputs, labels, weights, training=True)
+            encoded = self.encode(inputs["source"], training=True) if self.ctc_weight else None
+            with weights_in_logarithms() if guided else contextlib.nullcontext():
+                logits, real_labels, real_weights, attention = self._real_logits(
+                    inputs, labels, weights, training=True, encoded=encoded)
             loss = self._token_loss(real_labels, logits, real_weights, copies)
             if taught is not None:
                 loss = self.distillation.mix(loss, logits[0], taught, real_weights[0], copies)
             if copies > 1:
                 loss += 0.5 * self.r_drop * symmetric_divergence(logits[0], copies * real_weights[0])
-            if self.guided_alignment_weight:
-                apart = alignment_cross_entropy(attention, inputs["alignment"], weights)
-                loss += self.guided_alignment_weight * apart
+            if guided:
+                loss += guided * alignment_cross_entropy(attention, inputs["alignment"], weights)
+            if self.coverage_weight:
+                loss += self.coverage_weight * coverage_loss(tf.exp(attention) if guided else attention, weights)
+            if encoded is not None:
+                said = ctc_loss(tf.cast(self.ctc_layer(encoded.memory), tf.float32), encoded.mask, labels, weights)
+                loss = (1.0 - self.ctc_weight) * loss + self.ctc_weight * said
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled, self.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -304,7 +372,8 @@ class Seq2Seq(keras.Model):
     def test_step(self, data):
         inputs, labels, weights = self.unpack(data)
         logits, labels, weights, _ = self._real_logits(inputs, labels, weights, training=False)
-        self._token_loss(labels, logits, weights)
+        # Batches of more tokens count more; training's steps count alike.
+        self._token_loss(labels, logits, weights, share=_sum_of_replicas(_count_tokens(labels)))
         return self.get_metrics_result()
 
     def unpack(self, data):
@@ -319,20 +388,20 @@ class Seq2Seq(keras.Model):
                 "Seq2Seq needs sample weights of [B, T], on each real token 1 / (real tokens of the global batch); "
                 f"leave them out to have them made. Received: shape {tuple(weights.shape)}.")
         if weights is None:
-            mask = tf.cast(labels != PAD, tf.float32)
-            count = tf.reduce_sum(mask)
-            if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-                count = tf.distribute.get_replica_context().all_reduce("sum", count)
-            weights = tf.math.divide_no_nan(mask, count)
+            count = _sum_of_replicas(_count_tokens(labels))
+            weights = tf.math.divide_no_nan(tf.cast(labels != PAD, tf.float32), count)
         return inputs, labels, weights
 
-    def _token_loss(self, labels, logits, weights, copies=1):
-        """This replica's share of the loss per token; the metrics count real tokens, once for all copies."""
+    def _token_loss(self, labels, logits, weights, copies=1, share=1.0):
+        """This replica's part of the loss per token; the other metrics count real tokens, once for all copies.
+
+        The weights of all parts of a batch sum to 1, so that the loss shown is that of the whole batch, of which
+        `share` says how much it counts among others.
+        """
         losses, nats, correct = self.loss.per_token(labels, logits)
-        loss = tf.reduce_sum(losses * weights)
+        loss, total = tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
+        self._loss_tracker.update_state(tf.math.divide_no_nan(loss, total), sample_weight=share * total)
         mask = tf.cast(labels != PAD, tf.float32) / copies
-        self._loss_tracker.update_state(
-            tf.math.divide_no_nan(loss, tf.reduce_sum(weights)), sample_weight=tf.reduce_sum(mask))
         for metric, values in ((self.perplexity, nats), (self.token_accuracy, correct)):
             # Flat: of more axes Keras would count the rows.
             metric.update_state(tf.reshape(values, [-1]), sample_weight=tf.reshape(mask, [-1]))
@@ -378,6 +447,16 @@ class Seq2Seq(keras.Model):
             "target_vocabulary_size": self.target_vocabulary_size}
 
 
+def _count_tokens(labels):
+    return tf.reduce_sum(tf.cast(labels != PAD, tf.float32))
+
+
+def _sum_of_replicas(value):
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return value
+    return tf.distribute.get_replica_context().all_reduce("sum", value)
+
+
 def _known(shape):
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
@@ -387,7 +466,7 @@ def build_model(config, source_vocabulary_size, target_vocabulary_size, precisio
 
     Args:
         config: `tfseq2seq.config.Model`.
-        source_vocabulary_size: Number of source ids.
+        source_vocabulary_size: Number of source ids, or of features a frame.
         target_vocabulary_size: Number of target ids.
         precision: Keras dtype policy: "float32", "mixed_float16" or "mixed_bfloat16".
     """

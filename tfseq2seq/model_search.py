@@ -21,7 +21,7 @@ def find(
 
     Args:
         models: one, or several that answer as one, see `decoding.combine`.
-        source: [B, S] int32 ids.
+        source: [B, S] int32 ids, or [B, S, F + 1] features.
         weights, combination: of several models.
         longest: an int, the most steps that the search may take: then no shape changes from step to step.
         arguments: what `search` takes beside, without what follows from the sources.
@@ -58,7 +58,7 @@ def find_in_parts(models: list[Seq2Seq], source: tf.Tensor, parts: int, **argume
         return find(models, source, **arguments)
     num_sources = tf.shape(source)[0]
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])  # traced once for all parts
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)  # traced once for all parts
     def search_part(places):
         return find(models, tf.gather(source, places), places=places, **arguments)
 
@@ -85,9 +85,10 @@ def find_compiled(models: list[Seq2Seq], source: tf.Tensor, longest: int, **argu
     What a step of few rows costs in the plain graph is a thousand small operations; compiled it is a few large ones.
     """
     width = tf.shape(source)[1]
-    padded = tf.pad(source, [[0, 0], [0, -width % STEP]], constant_values=PAD)
+    rest = [[0, 0]] * (source.shape.rank - 2)
+    padded = tf.pad(source, [[0, 0], [0, -width % STEP], *rest], constant_values=PAD)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def compiled(padded):
         return find(models, padded, longest=longest, **arguments)
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -99,7 +100,7 @@ _ADAM = {"beta_1": 0.9, "beta_2": 0.98, "epsilon": 1e-9}
 
 # By the name in a recipe: the class, and what differs from its own defaults. Those of Keras but the ones whose weights
 # are to be changed before an evaluation (ScheduleFreeAdamW) or that only wrap others.
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "adadelta": (keras.optimizers.Adadelta, {}),
     "adafactor": (keras.optimizers.Adafactor, {"relative_step": False}),  # the rate is the schedule's
     "adagrad": (keras.optimizers.Adagrad, {}),
@@ -121,17 +122,48 @@ _TAKEN = {
     "ema_overwrite_frequency", "loss_scale_factor", "gradient_accumulation_steps"}
 
 
+# What options may be; of those that are not named here, numbers are at least 0.
+_SHARES = {"beta_1", "beta_2", "adam_beta_1", "adam_beta_2", "rho", "momentum"}
+_AT_MOST_0 = {"beta_2_decay", "learning_rate_power"}
+_ANY_NUMBER = {"muon_a", "muon_b", "muon_c"}
+
+
 def check_optimizer(train):
-    """Raises ValueError where `[train]` has options that its optimizer does not know."""
+    """Raises ValueError where `[train]` has options that its optimizer does not know, or values that it cannot use.
+
+    It makes no optimizer, so that it can be called before several hosts meet.
+    """
     kind, _ = OPTIMIZERS[train.optimizer]
-    known = [name for name in list(inspect.signature(kind.__init__).parameters)[1:] if name not in _TAKEN]
-    if kind is Adam:
-        known = [name for name in inspect.signature(keras.optimizers.Adam.__init__).parameters
-                 if name not in _TAKEN | {"self", "amsgrad"}]
-    for name in train.optimizer_options:
+    parameters = inspect.signature((keras.optimizers.Adam if kind is Adam else kind).__init__).parameters
+    taken = _TAKEN | {"self"} | ({"amsgrad"} if kind is Adam else set())
+    known = {name: parameter.default for name, parameter in parameters.items() if name not in taken}
+    for name, value in train.optimizer_options.items():
         if name not in known:
             raise ValueError(
                 f"train.optimizer_options of \"{train.optimizer}\" are {', '.join(known)}. Received: {name}.")
+        needed = _needed(train.optimizer, name, value, known[name])
+        if needed:
+            raise ValueError(f"train.optimizer_options.{name} must be {needed}. Received: {value!r}.")
+
+
+def _needed(optimizer, name, value, default):
+    """What an option must be, where its value is something else."""
+    if name == "exclude_layers":
+        return None if isinstance(value, list) else "a list of names"
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name == "ns_steps":
+        return None if number and value == int(value) and value >= 1 else "a whole number of at least 1"
+    if name in _SHARES:
+        above_0 = (optimizer, name) == ("lion", "beta_1")  # Keras refuses 0 there
+        fits = number and 0 <= value < 1 and not (above_0 and value == 0)
+        return None if fits else f"{'above' if above_0 else 'at least'} 0 and below 1"
+    if name in _AT_MOST_0:
+        return None if number and value <= 0 else "a number of at most 0"
+    if name in _ANY_NUMBER:
+        return None if number else "a number"
+    return None if number and value >= 0 else "a number of at least 0"
 
 
 def make_optimizer(train, rate):
@@ -141,8 +173,12 @@ def make_optimizer(train, rate):
         train: `tfseq2seq.config.Train`.
         rate: From `make_schedule`.
     Raises:
-        ValueError: an option that the optimizer does not know.
+        ValueError: an option that the optimizer does not know, or cannot use.
     """
     check_optimizer(train)
     kind, defaults = OPTIMIZERS[train.optimizer]
-    return kind(rate, **(defaults | train.optimizer_options))
+    # Keras takes 0 for no float.
+    options = {
+        name: float(value) if type(value) is int and name != "ns_steps" else value
+        for name, value in train.optimizer_options.items()}
+    return kind(rate, **(defaults | options))

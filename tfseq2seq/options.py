@@ -18,7 +18,7 @@ from tfseq2seq.decoding.processors import (
     penalize_repetition,
 )
 from tfseq2seq.decoding.scoring import length_limits
-from tfseq2seq.structures import EOS, PAD, UNK
+from tfseq2seq.structures import EOS, PAD, UNK, source_mask
 
 # What a row may ask for, as [N] tensors, with the number that stands for "as exported" (for a float it is NaN). A
 # server takes no scalar with batching, and every input of a signature must be sent.
@@ -55,7 +55,7 @@ class SearchOptions:
             lines = [line for line in (line.rstrip("\r") for line in lines) if line]
             if not lines:
                 raise ValueError(f"decode.only_from needs a file with one answer a line. Received: {decode.only_from}")
-            answers = self.tokenizer.encode(tf.constant(lines)).to_list()
+            answers = self._alone(lines)
             for line, ids in zip(lines, answers, strict=True):
                 self._check(ids, line, "only_from")
                 if len(ids) >= decode.max_length:
@@ -65,9 +65,14 @@ class SearchOptions:
             self.trie = Trie(answers)
 
     def _ids(self, text, name):
-        ids = self.tokenizer.encode(tf.constant([text])).to_list()[0]
+        ids = self._alone([text])[0]
         self._check(ids, text, name)
         return ids
+
+    def _alone(self, texts):
+        """Ids of texts that go with no source."""
+        copies = self.tokenizer.copies(tf.fill([len(texts)], ""))
+        return self.tokenizer.encode_beside(tf.constant(texts), copies).to_list()
 
     def _check(self, ids, text, name):
         if not ids or UNK in ids:
@@ -79,7 +84,7 @@ class SearchOptions:
 
         Args:
             text: [N] source strings; draws are seeded by them too.
-            source: [N, S] their ids.
+            source: [N, S] their ids, or [N, S, F + 1] features.
             requested: options of the rows by name, a part of `ROW_OPTIONS`, each [N]; "phrases" holds those of a row
                 with `PHRASE_SEPARATOR` between them.
             method: "beam", "sample", "greedy", or "alternatives": the likeliest tokens after each row's prefix, each
@@ -92,7 +97,7 @@ class SearchOptions:
         beam_size = beam_size or (1 if method == "greedy" else decode.beam_size)
         requested = {name: _one_a_row(values, name, text) for name, values in requested.items()}
         limit, least = self._lengths(source, requested)
-        prefix = self._prefix(requested["prefix"], limit) if "prefix" in requested else None
+        prefix = self._prefix(requested["prefix"], text, limit) if "prefix" in requested else None
         found: dict[str, Any] = {
             "vocabulary_size": self.vocabulary_size, "beam_size": beam_size,
             "length_penalty": self._row(requested, "length_penalty", decode.length_penalty),
@@ -112,12 +117,12 @@ class SearchOptions:
             if decode.num_groups > 1:
                 found |= {"num_groups": decode.num_groups, "diversity_strength": decode.diversity_strength}
             if "phrases" in requested:
-                found |= self._phrases(requested["phrases"], beam_size, limit)
+                found |= self._phrases(requested["phrases"], text, beam_size, limit)
         return found
 
     def _lengths(self, source, requested):
         """Most and least tokens of each answer, for all rows or [N]."""
-        decode, lengths = self.decode, _num_tokens(source)
+        decode, lengths = self.decode, tf.reduce_sum(tf.cast(source_mask(source), tf.int32), 1)
         limit = self._row(requested, "max_length", decode.max_length)
         least = self._row(requested, "min_length", decode.min_length)
         if "max_length" in requested and "min_length" in requested:
@@ -161,9 +166,9 @@ class SearchOptions:
             found.append(force_prefix(prefix))
         return found
 
-    def _prefix(self, texts, limit):
+    def _prefix(self, texts, sources, limit):
         """[N] strings to [N, P] ids, padded by PAD."""
-        prefix, _ = source_ids(texts, self.tokenizer, self.decode.max_length + 1)
+        prefix, _ = source_ids(texts, self.tokenizer, self.decode.max_length + 1, sources)
         prefix = tf.where(prefix == EOS, PAD, prefix)
         lengths = _num_tokens(prefix)
         if self.decode.jit_compile:  # of one shape for all, or each length would be compiled anew
@@ -172,7 +177,7 @@ class SearchOptions:
             prefix, lengths < limit, "prefix needs fewer tokens than max_length. Received: tokens", lengths,
             "max_length", limit)
 
-    def _phrases(self, texts, beam_size, limit):
+    def _phrases(self, texts, sources, beam_size, limit):
         """The argument of `search` for [N] strings, each several phrases: [N, C, L] ids."""
         if beam_size == 1 or self.decode.num_groups > 1:  # the search has no beams to share out among phrases
             tf.debugging.Assert(tf.reduce_all(texts == ""), [
@@ -180,7 +185,8 @@ class SearchOptions:
                 beam_size, "num_groups", self.decode.num_groups])
             return {}
         parts = tf.strings.split(texts, PHRASE_SEPARATOR)  # [N, (C)]
-        ids = self.tokenizer.encode(parts.flat_values)  # [all, (L)]
+        copies = self.tokenizer.copies(tf.gather(sources, parts.value_rowids()))
+        ids = self.tokenizer.encode_beside(parts.flat_values, copies)  # [all, (L)]
         most, longest = (
             tf.reduce_max(tf.concat([[0], tf.cast(each.row_lengths(), tf.int32)], 0)) for each in (parts, ids))
         known = _checked(

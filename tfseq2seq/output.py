@@ -11,7 +11,6 @@ from typing import Any, BinaryIO, Protocol
 from tfseq2seq.files import sync_folder, write_atomically
 from tfseq2seq.generation import Answer
 
-FORMATS = ("text", "tsv", "jsonl")
 _BLANKS = str.maketrans("\r\n", "  ")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
@@ -45,7 +44,7 @@ def render(output_format: str, first: int, window: Window) -> str:
     stand as \\t, \\n, \\r and \\\\. jsonl: {"line", "source", "hypotheses": [{"text", "score"}]} of each line.
 
     Args:
-        output_format: one of FORMATS.
+        output_format: one of `tfseq2seq.arguments.FORMATS`.
         first: number of its first line, from 1.
         window: lines and answers.
     """
@@ -59,6 +58,11 @@ def render(output_format: str, first: int, window: Window) -> str:
             hypotheses = [{"text": answer.text, "score": round(answer.score, 6)} for answer in answers]
             rows.append(json.dumps({"line": number, "source": line, "hypotheses": hypotheses}, ensure_ascii=False))
     return "".join(row + "\n" for row in rows)
+
+
+def packed(data: bytes, name: str) -> bytes:
+    """The data as they lie in a file of that name: a member of .gz, the same for the same data, or as they are."""
+    return gzip.compress(data, mtime=0) if name.endswith(".gz") else data
 
 
 class Output(Protocol):
@@ -161,7 +165,7 @@ class FileOutput:
 
     def append(self, text: str, num_lines: int, num_cut: int) -> None:
         data = text.encode()
-        self._file.write(gzip.compress(data, mtime=0) if self.path.suffix == ".gz" else data)
+        self._file.write(packed(data, self.path.name))
         self._file.flush()
         self.num_lines, self.num_cut = self.num_lines + num_lines, self.num_cut + num_cut
         if self._fingerprint is not None:
@@ -173,7 +177,7 @@ class FileOutput:
     def finish(self) -> None:
         """Renames the file into place."""
         if self.path.suffix == ".gz" and not self._file.tell():
-            self._file.write(gzip.compress(b"", mtime=0))
+            self._file.write(packed(b"", self.path.name))
         self._file.flush()
         os.fsync(self._file.fileno())
         os.replace(self._part, self.path)

@@ -19,10 +19,12 @@ from typing import Any
 
 import tensorflow as tf
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tfseq2seq.generation import Answer, Generator, to_answers
 from tfseq2seq.output import FileOutput, Output, Window, render
+from tfseq2seq.unknown import watch_unknown
 
 WINDOW = 10_000  # lines
 MOST_CHARACTERS = 1 << 24  # of a window, however few lines that is
@@ -44,7 +46,7 @@ class Replicas:
     def __init__(self, generator: Generator, strategy: tf.distribute.Strategy):
         self.count = strategy.num_replicas_in_sync
         self._generator, self._strategy = generator, strategy
-        self._traced = tf.function(self._in_graph, input_signature=[[_TEXT] * self.count])
+        self._traced = tf.function(self._in_graph, input_signature=[[_TEXT] * self.count], autograph=False)
 
     def __call__(self, batches: list[list[str]]) -> list[list[list[Answer]]]:
         """Answers of at most `count` batches; replicas without one get no rows."""
@@ -70,7 +72,7 @@ def predict(
         generator: `Generator`.
         lines: all lines of the source.
         output: where to.
-        output_format: one of `tfseq2seq.output.FORMATS`, or a function that writes a window.
+        output_format: one of `tfseq2seq.arguments.FORMATS`, or a function that writes a window.
         on_lines: told after each batch how many lines of the source have an answer, those passed over included.
         **settings: of `answer_windows`.
     """
@@ -88,13 +90,14 @@ def predict_and_tell(
     generator: Generator, lines: Iterable[str], output: Output, output_format: str | Render, console: Console,
     total: int | None, **settings: Any,
 ) -> None:
-    """As `predict`; shows the pace, and says what is kept of an interrupted call.
+    """As `predict`; shows the pace, and says what is unknown in the source and what is kept of an interrupted call.
 
     Args:
         generator, lines, output, output_format, **settings: of `predict`.
         console: where to.
         total: lines of the source; None where nobody knows.
     """
+    lines = watch_unknown(lines, generator.tokenizers[0], lambda text: console.print(escape(text), highlight=False))
     file = output if isinstance(output, FileOutput) else None
     if file is not None and file.num_lines:
         console.print(f"{file.path}: going on after line {file.num_lines:,}", highlight=False)
@@ -135,7 +138,7 @@ def answer_windows(
     decode: Decode = replicas or (lambda batches: [generator.answer_batch(batches[0])])
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     pending: collections.deque[tuple[concurrent.futures.Future, Window, list[list[int]]]] = collections.deque()
-    done = 0
+    done, wait = 0, True
     decode([[]] * batches_at_once)  # traces; Keras keeps what it needs for that in the main thread
     on_lines(done)
 
@@ -165,8 +168,11 @@ def answer_windows(
                 yield from collect()
         while pending:
             yield from collect()
+    except (KeyboardInterrupt, GeneratorExit):
+        wait = False  # a batch under way may take minutes, and nothing stops it
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait, cancel_futures=True)
 
 
 def count_gpus() -> int:

@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,17 @@ from pipelines.prepare import Prepared, load_prepared, prepare
 from pipelines.reading import decode_lines, stream_lines
 from pipelines.sources import CORPORA
 from tfseq2seq import callbacks, checkpoints
+from tfseq2seq.arguments import check_average, check_prediction, with_hypotheses
 from tfseq2seq.averaging import average_checkpoints
 from tfseq2seq.config import ConfigError, Run, override
 from tfseq2seq.console import Report, progress_bar, show
 from tfseq2seq.distribution import Hosts, make_strategy
-from tfseq2seq.evaluation import Score, as_dict, evaluate, group_references, maximizes, order_metrics
-from tfseq2seq.files import write_atomically
+from tfseq2seq.evaluation import as_dict, evaluate, group_references, maximizes, order_metrics
 from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.optimization import check_optimizer
-from tfseq2seq.output import FORMATS, FileOutput, StreamOutput
-from tfseq2seq.prediction import WINDOW, Replicas, answer_windows, predict_and_tell
+from tfseq2seq.output import FileOutput, StreamOutput
+from tfseq2seq.prediction import WINDOW, Replicas, predict_and_tell
 from tfseq2seq.rounding import rounded_and_measured
-from tfseq2seq.significance import Comparison, compare
 from tfseq2seq.training import AVERAGED, load_generator, train
 
 
@@ -38,13 +37,7 @@ def train_run(run: Run, folder: Path, console: Console = show) -> callbacks.Prog
         hosts.agree(zlib.crc32(run.model_dump_json().encode()), "the same recipe and the same --set options")
         prepared = prepare_run(run, folder, console) if hosts.is_chief else None
         hosts.wait()
-        progress = train(run, prepared or _prepared_by_chief(folder), folder, console)
-    if hosts.is_chief:
-        best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
-        console.print(
-            f"done: {progress.step} steps in {progress.seconds / 60:.1f} minutes; best {best}\n"
-            f"next: tfseq2seq evaluate {folder}", highlight=False)
-    return progress
+        return train(run, prepared or _prepared_by_chief(folder), folder, console)
 
 
 def _prepared_by_chief(folder: Path) -> Prepared:
@@ -57,7 +50,11 @@ def _prepared_by_chief(folder: Path) -> Prepared:
 
 
 def prepare_run(run: Run, folder: Path, console: Console = show) -> Prepared:
-    """Prepares the data where that is not done, and says what is left. Raises as `pipelines.prepare`."""
+    """Prepares the data where that is not done, and says what is left.
+
+    Raises as `pipelines.prepare`, and ValueError where the optimizer cannot use its options.
+    """
+    check_optimizer(run.train)
     if run.data.corpus in CORPORA:
         console.print(f"{run.data.corpus}: {CORPORA[run.data.corpus].license}", highlight=False)
     with progress_bar() as report:
@@ -83,10 +80,7 @@ def average_run(folder: Path, output: Path, last: int | None = None, best: int |
         ValueError: neither or both are asked for, there are not as many, or `output` exists.
         CheckpointError: one cannot be read.
     """
-    if (last is None) == (best is None):
-        raise ValueError(f"average needs --last or --best, one of them. Received: --last {last} --best {best}.")
-    if output.exists():
-        raise ValueError(f"{output}: exists already; name another folder.")
+    check_average(output, last, best)
     run, prepared = open_run(folder)
     found = checkpoints.steps(folder / "checkpoints")
     if best is not None:
@@ -133,93 +127,9 @@ def open_run(folder: Path, overrides: dict[str, Any] | None = None) -> tuple[Run
     return override(prepared.run, overrides or {}, ("decode", "export")), prepared
 
 
-def evaluate_run(
-    run: Run, prepared: Prepared, folder: Path, split: str, limit: int | None, report: Report, workers: int = 1,
-) -> dict[str, dict[str, Score]]:
-    """Scores the best checkpoint, and the task's cheap baseline, on a held-out split.
-
-    The scores are kept in `folder`/scores-SPLIT.json when the whole split was decoded.
-
-    Args:
-        run: the recipe.
-        prepared: its data.
-        folder: the run's folder.
-        split: "valid" or "test".
-        limit: only the first so many sources.
-        report: told (stage, done, total).
-        workers: batches decoded at once.
-    Returns:
-        Scores by metric for the baseline's name and for the run's.
-    Raises:
-        ValueError: an unknown or empty split, or no checkpoint.
-    """
-    task = prepared.task
-    sources, references = _held_out(prepared, folder, split)
-    sources, references = sources[:limit], references[:limit]
-    generator = best_generator(run, prepared, folder)
-    hypotheses = _decode(generator, sources, workers, report)
-    report("scoring", 0, None)
-    baseline = task.baseline(prepared.train, sources)
-    scores = {
-        task.baseline_name: evaluate(task.metrics, sources, baseline, references),
-        run.name: evaluate(task.metrics, sources, hypotheses, references)}
-    if limit is None:
-        values = {"step": generator.step, **{system: as_dict(by_metric) for system, by_metric in scores.items()}}
-        write_atomically(folder / f"scores-{split}.json", json.dumps(values, indent=2) + "\n")
-    return scores
-
-
-def compare_runs(
-    folders: Sequence[Path], split: str, report: Report, overrides: dict[str, Any] | None = None, workers: int = 1,
-    samples: int = 1000,
-) -> dict[str, dict[str, Comparison]]:
-    """Scores the best checkpoints of several runs on the same held-out split, each beside the first.
-
-    Args:
-        folders: of at least two runs.
-        split: "valid" or "test".
-        report: told (stage, done, total).
-        overrides: keys of [decode] that all of them are decoded with; default each as its recipe says.
-        workers: batches decoded at once.
-        samples: of the paired bootstrap.
-    Returns:
-        Comparisons by folder and metric.
-    Raises:
-        ValueError: fewer than two runs, runs of different tasks or held-out pairs, or no checkpoint.
-    """
-    if len(set(folders)) < 2:
-        raise ValueError(f"compare needs at least two runs. Received: {', '.join(map(str, folders))}.")
-    opened = [open_run(folder, overrides) for folder in folders]
-    held_out = [_held_out(prepared, folder, split) for (_, prepared), folder in zip(opened, folders, strict=True)]
-    task, (sources, references) = opened[0][1].task, held_out[0]
-    for folder, (_, prepared), lines in zip(folders, opened, held_out, strict=True):
-        if (prepared.task, lines) != (task, held_out[0]):
-            what = "tasks" if prepared.task != task else f"{split} pairs"
-            raise ValueError(
-                f"compare needs runs of one task with the same {split} pairs. Received: {folders[0]} and {folder}, "
-                f"whose {what} differ.")
-    systems = {
-        str(folder): _decode(best_generator(run, prepared, folder), sources, workers, report)
-        for folder, (run, prepared) in zip(folders, opened, strict=True)}
-    report("comparing", 0, None)
-    return compare(task.metrics, systems, references, samples)
-
-
-def _held_out(prepared: Prepared, folder: Path, split: str) -> tuple[list[str], list[list[str]]]:
-    """Sources and references of "valid" or "test". Raises ValueError."""
-    if split not in ("valid", "test"):
-        raise ValueError(f"--split must be valid or test. Received: {split!r}.")
-    pairs = getattr(prepared, split)
-    if not pairs:
-        raise ValueError(f"{folder}: the run has no {split} pairs; name a {split} file in [data].")
-    return group_references(pairs, prepared.task.multiple_references)
-
-
-def _decode(generator: Generator, sources: list[str], workers: int, report: Report) -> list[str]:
-    windows = answer_windows(
-        generator, sources, window=len(sources), workers=workers,
-        on_lines=lambda done: report("decoding", done, len(sources)))
-    return [best[0].text if best else "" for window in windows for best in window.answers]
+def system_name(run: Run, folder: Path) -> str:
+    """What answers: the folder's name, which a mean of checkpoints has to itself, and those of `decode.others`."""
+    return " + ".join(path.resolve().name for path in (folder, *map(Path, run.decode.others)))
 
 
 def predict_lines(
@@ -244,7 +154,7 @@ def predict_file(
         source: lines, plain or .gz, or a pipe; None for standard input.
         output: file, packed where its name ends with .gz; None for standard output.
         num_hypotheses: answers a line, at most the recipe's beam size; more than 1 need a format that holds them.
-        output_format: text, tsv or jsonl, see `tfseq2seq.output.render`.
+        output_format: text, tsv or jsonl, one of `tfseq2seq.arguments.FORMATS`, see `tfseq2seq.output.render`.
         window: lines that are read, sorted and written together.
         batch_tokens: most padded source tokens in a batch; default the recipe's.
         workers: batches decoded at once, see `tfseq2seq.prediction.share_cores`.
@@ -257,7 +167,7 @@ def predict_file(
         OSError: the output cannot be written.
     """
     run = with_hypotheses(run, num_hypotheses)
-    _check_options(source, output, num_hypotheses, output_format, workers, replicas)
+    check_prediction(source, output, num_hypotheses, output_format, workers, replicas)
     file = source if source is not None and source.is_file() else None  # what a pipe gave once is gone
     # Read once before anything is decoded: what is broken is told now, and the time left is known.
     total = None if file is None else sum(1 for _ in stream_lines(file))
@@ -311,8 +221,9 @@ def export_run(
                 generator, run.export, prepared.task.metrics, lines[0][: run.export.score_lines],
                 lines[1][: run.export.score_lines], split))
         return export(
-            generator, output, version, config_json=run.model_dump_json(indent=2), check_sources=sources,
-            check_targets=[targets[0] for targets in references], num_hypotheses=run.export.num_hypotheses,
+            generator, output, version, config_json=run.model_dump_json(indent=2),
+            check_sources=generator.load(sources).numpy().tolist(),
+            check_targets=[targets[0] for targets in references], num_hypotheses=run.num_exported,
             warm_up_lines=run.export.warm_up_lines, about=about, packed=packed, score=score, progress=report,
             tokenizers=dict(zip(("source", "target"), generator.tokenizers, strict=True)))
 
@@ -337,38 +248,6 @@ def best_generator(run: Run, prepared: Prepared, folder: Path) -> Generator:
         models.append(beside.model)
     return Generator(
         models, *generator.tokenizers, run.decode, generator.max_source_length, generator.step, run.decode.weights)
-
-
-def with_hypotheses(run: Run, num_hypotheses: int) -> Run:
-    """The recipe with so many answers a line. Raises ValueError where the beam holds fewer."""
-    if not 1 <= num_hypotheses <= run.decode.beam_size:
-        raise ValueError(
-            f"--n-best must be from 1 to the recipe's decode.beam_size = {run.decode.beam_size}. "
-            f"Received: {num_hypotheses}.")
-    return run.model_copy(update={"decode": run.decode.model_copy(update={"num_hypotheses": num_hypotheses})})
-
-
-def _check_options(
-    source: Path | None, output: Path | None, num_hypotheses: int, output_format: str, workers: int, replicas: int,
-) -> None:
-    if output_format not in FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(FORMATS)}. Received: {output_format!r}.")
-    if output_format == "text" and num_hypotheses > 1:
-        raise ValueError(
-            "--format text holds one hypothesis a line; give tsv or jsonl. "
-            f"Received: --n-best {num_hypotheses}.")
-    if replicas > 1 and workers > 1:
-        raise ValueError(
-            "--workers are batches at once on one device, --replicas one batch on each; leave one of them out. "
-            f"Received: --workers {workers} --replicas {replicas}.")
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"{output.parent}: no such folder for the output.")
-    if output is not None and output.is_dir():
-        raise ValueError(f"{output}: the output must be a file. Received: a folder.")
-    if source is not None and (not source.exists() or source.is_dir()):
-        raise ValueError(f"{source}: {'not a file' if source.exists() else 'no such file'}.")
-    if source is not None and output is not None and output.exists() and source.samefile(output):
-        raise ValueError(f"{output}: is the source too; name another output.")
 
 
 def _lines(source: Path | None) -> Iterator[str]:

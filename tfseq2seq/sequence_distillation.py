@@ -4,23 +4,24 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
-from pipelines.pairs import Pair
+from pipelines.pairs import Pair, tags_of, untagged, weight_of
 from pipelines.prepare import Prepared
 from pipelines.reading import stream_lines
+from tfseq2seq.alarms import written_with_spaces
+from tfseq2seq.arguments import DISTILLED, check_distilled, with_hypotheses
 from tfseq2seq.config import Run
 from tfseq2seq.console import show
 from tfseq2seq.files import write_atomically
 from tfseq2seq.generation import Answer
 from tfseq2seq.output import FileOutput, Window
 from tfseq2seq.prediction import WINDOW, Replicas, predict_and_tell
-from tfseq2seq.runs import best_generator, fingerprint_of, strategy_over, with_hypotheses
-
-TRAIN = "train.jsonl.gz"
-OWN = {TRAIN, f"{TRAIN}.part", f"{TRAIN}.part.json", "valid.jsonl", "test.jsonl"}
+from tfseq2seq.runs import best_generator, fingerprint_of, strategy_over
 
 
 def distill_run(
@@ -32,7 +33,7 @@ def distill_run(
 
     Its train targets are what the run's search answers the train sources with, L_SEQ-KD of Kim & Rush, 2016,
     arXiv:1606.07947, section 3.2; with `closest` of the beam's answers the one most like the reference (section 3.3).
-    Its valid and test pairs are the run's own.
+    Its valid and test pairs are the run's own. Pairs keep their weights and their tags.
 
     Args:
         run: the teacher's recipe; its [decode] is how it answers.
@@ -54,13 +55,8 @@ def distill_run(
         OSError: `output` cannot be written.
     """
     run = with_hypotheses(run, run.decode.beam_size if closest else 1)
+    check_distilled(output)
     output.mkdir(parents=True, exist_ok=True)
-    for path in output.iterdir():
-        name = path.name.removeprefix(".").removesuffix(".writing")  # of a file that was half written
-        if name not in OWN or path.name == TRAIN:
-            raise ValueError(
-                f"{output}: must be an empty folder, or hold what an interrupted distill left; name another one. "
-                f"Received: a folder with {path.name}.")
     strategy = strategy_over(replicas)
     with strategy.scope() if strategy else contextlib.nullcontext():
         generator = best_generator(run, prepared, folder)
@@ -68,37 +64,48 @@ def distill_run(
         if pairs:
             write_atomically(output / f"{name}.jsonl", "".join(map(_row, pairs)))
     fingerprint = fingerprint_of(
-        run, generator, folder / "data" / TRAIN, "closest answers" if closest else "best answers", window, batch_tokens)
+        run, generator, folder / "data" / "train.jsonl.gz", "closest answers" if closest else "best answers", window,
+        batch_tokens)
+
+    spaced = written_with_spaces(target for _, target in prepared.train)
 
     def render(first: int, part: Window) -> str:
         pairs = prepared.train[first - 1 : first - 1 + len(part.lines)]
         chosen = (
-            (source, closest_answer(answers, target) if closest else answers[0].text)
-            for (source, target), answers in zip(pairs, part.answers, strict=True) if answers)
-        return "".join(_row(pair) for pair in chosen if pair[1].strip())
+            (pair, closest_answer(answers, pair[1], spaced) if closest else answers[0].text)
+            for pair, answers in zip(pairs, part.answers, strict=True) if answers)
+        return "".join(_row(pair, target) for pair, target in chosen if target.strip())
 
-    with contextlib.closing(FileOutput(output / TRAIN, fingerprint, restart)) as results:
+    with contextlib.closing(FileOutput(output / DISTILLED, fingerprint, restart)) as results:
         predict_and_tell(
             generator, [source for source, _ in prepared.train], results, render, console, len(prepared.train),
             window=window, batch_tokens=batch_tokens, workers=workers,
             replicas=Replicas(generator, strategy) if strategy else None)
-    return sum(1 for _ in stream_lines(output / TRAIN))
+    return sum(1 for _ in stream_lines(output / DISTILLED))
 
 
-def closest_answer(answers: Sequence[Answer], reference: str) -> str:
+def closest_answer(answers: Sequence[Answer], reference: str, spaced: bool = True) -> str:
     """The answer with the highest sentence BLEU; of equal ones the first, which the model finds likelier.
 
     (Sequence-level interpolation, Kim & Rush, 2016, section 3.3; there BLEU with other smoothing.) BLEU is that of
     `sacrebleu.sentence_bleu`: exponential smoothing, and no n-grams longer than the answer (Post, 2018,
-    arXiv:1804.08771).
+    arXiv:1804.08771). Where words are not spaced, a sentence would be a word of it: there it is chrF, of
+    `sacrebleu.sentence_chrf` (Popovic, 2015).
 
     Args:
         answers: at least one, best first.
         reference: the true target.
+        spaced: whether targets have white space between words.
     """
-    bleu = BLEU(effective_order=True)
-    return max(answers, key=lambda answer: bleu.sentence_score(answer.text, [reference]).score).text
+    metric = BLEU(effective_order=True) if spaced else CHRF()
+    return max(answers, key=lambda answer: metric.sentence_score(answer.text, [reference]).score).text
 
 
-def _row(pair: Pair) -> str:
-    return json.dumps({"source": pair[0], "target": pair[1]}, ensure_ascii=False) + "\n"
+def _row(pair: Pair, target: str | None = None) -> str:
+    """A line of .jsonl: the pair as it is known, perhaps with another target."""
+    row: dict[str, Any] = {"source": untagged(pair)[0], "target": pair[1] if target is None else target}
+    if weight_of(pair) != 1:
+        row["weight"] = weight_of(pair)
+    if tags_of(pair):
+        row["tags"] = tags_of(pair)
+    return json.dumps(row, ensure_ascii=False) + "\n"

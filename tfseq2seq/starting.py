@@ -28,7 +28,9 @@ def start_from(model: Seq2Seq, other: Seq2Seq, vocabularies: Vocabularies, other
             f"model.{key} = {mine[key]!r}, there {given[key]!r}.")
     places = [_places(mine, given) for mine, given in zip(vocabularies, others, strict=True)]
     # The axis that has a token's place, and the side whose tokens they are.
-    by_token = {id(model.source_embedding.table): (0, 0), id(model.target_embedding.table): (0, 1)}
+    by_token = {id(model.target_embedding.table): (0, 1)}
+    if model.config.source == "tokens":
+        by_token[id(model.source_embedding.table)] = (0, 0)
     if model.output_layer is not None:
         by_token |= {id(model.output_layer.kernel): (1, 1), id(model.output_layer.bias): (0, 1)}
     for weight, given in zip(model.weights, other.weights, strict=True):

@@ -13,6 +13,11 @@ PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 
 
+def source_mask(source):
+    """What of a source is real, [B, S] bool: all ids [B, S] but PAD; of features [B, S, F + 1] the last one says it."""
+    return source[:, :, -1] > 0 if source.shape.rank == 3 else source != PAD
+
+
 class EncoderOutput(NamedTuple):
     """What a decoder may look at.
 
@@ -21,12 +26,14 @@ class EncoderOutput(NamedTuple):
         mask: [B, S'] bool, True on real steps.
         final_state: nested tuple of [B, units] float tensors, last states of the encoder, or ().
         context: [B, C] float, the whole source in one vector: the last hidden state, or the pooled memory.
+        source: [B, S'] int32, the ids that were read, where a decoder may copy them; else ().
     """
 
     memory: tf.Tensor
     mask: tf.Tensor
     final_state: Any
     context: tf.Tensor
+    source: Any = ()
 
 
 class RecurrentState(NamedTuple):
@@ -35,10 +42,12 @@ class RecurrentState(NamedTuple):
     Attributes:
         recurrent: nested tuple of [N, D] float tensors.
         feed: [N, D] float, the attentional vector fed to the next input, or ().
+        attended: [N, S] float32, what the attention remembers of where it looked, or ().
     """
 
     recurrent: Any
     feed: Any
+    attended: Any = ()
 
 
 class Shared(NamedTuple):

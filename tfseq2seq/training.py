@@ -16,6 +16,7 @@ from tfseq2seq import callbacks, checkpoints, watching
 from tfseq2seq.alarms import Alarms
 from tfseq2seq.averaging import MovingAverage
 from tfseq2seq.config import Run
+from tfseq2seq.console import command, progress_bar
 from tfseq2seq.distillation import load_distillation
 from tfseq2seq.distribution import Hosts, distribute, make_strategy
 from tfseq2seq.evaluation import TEACHER_FORCED, group_references, order_metrics
@@ -23,7 +24,7 @@ from tfseq2seq.generation import Generator
 from tfseq2seq.hparams import write_hparams
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import Seq2Seq, build_model
-from tfseq2seq.noise import TokenNoise
+from tfseq2seq.noise import SpecAugment, TokenNoise
 from tfseq2seq.optimization import WarmupSchedule, make_optimizer, make_schedule
 from tfseq2seq.rate_control import CutOnPlateau, Diverged, WatchForDivergence
 from tfseq2seq.starting import start_from
@@ -73,7 +74,9 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     hosts = Hosts(strategy)
     show = show if hosts.is_chief else Console(quiet=True)
     keras.utils.set_random_seed(settings.seed)
-    batches = make_batches(prepared, prepared.train, strategy.num_replicas_in_sync, for_training=True)
+    with progress_bar(show) as report:
+        batches = make_batches(
+            prepared, prepared.train, strategy.num_replicas_in_sync, for_training=True, progress=report)
     valid = make_batches(prepared, _spread(prepared.valid, settings.valid_lines), strategy.num_replicas_in_sync)
     feed = None
     if settings.data_service is not None:
@@ -83,9 +86,10 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     model, rate = make_model(run, prepared, strategy, show)
     progress = _restore(folder / "checkpoints", model, hosts)
     rate.scale.assign(progress.rate_scale)
+    first_step, ended = progress.step, _what_ended(progress, settings)
     if not progress.step and settings.start_from is not None:
         _start_from(run, prepared, model, show)
-    if progress.step:
+    if progress.step and ended is None:
         show.print(f"going on from step {progress.step} ({folder / 'checkpoints'})", highlight=False)
     show.print(
         f"{model.count_parameters():,} parameters, {batches.steps_per_epoch:,} steps an epoch, "
@@ -95,7 +99,7 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
     best, *others = order_metrics(task.metrics, settings.metric)
     metrics = tuple(name for name in (best, *others) if name not in TEACHER_FORCED)[:NUM_METRICS]
     log = _open_log(run, best, metrics, folder, hosts)
-    alarms = Alarms(show, run.decode)
+    alarms = Alarms(show, run.decode, progress, settings.warmup_steps)
     sources, targets = group_references(prepared.valid, task.multiple_references)
     lines, references = (_spread(side, settings.valid_lines) for side in (sources, targets))
     with callbacks.StopOnSignal(hosts) as stop:
@@ -130,7 +134,23 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
             profile.stop()
         stop.raise_if_received()
     alarms.say_last()
+    _say_end(progress, first_step, ended, settings, folder, show)
     return progress
+
+
+def _say_end(
+    progress: callbacks.Progress, first_step: int, ended: str | None, settings, folder: Path, show: Console,
+) -> None:
+    best = "none" if progress.best_value is None else f"{progress.best_value:.2f} at step {progress.best_step}"
+    lines = [f"done: {progress.step} steps in {progress.seconds / 60:.1f} minutes; best {best}"]
+    if ended is not None and progress.step == first_step:
+        limit = getattr(settings, ended)
+        lines = [
+            f"finished already, by train.{ended} = {limit}: {progress.step} steps in {progress.seconds / 60:.1f} "
+            f"minutes; best {best}",
+            f"to train more: the same command with --set train.{ended}={2 * limit}"]
+    lines.append(f"next: {command('evaluate', folder)}")
+    show.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def make_model(
@@ -178,8 +198,7 @@ def _go_back(folder: Path, model: Seq2Seq, progress: callbacks.Progress, setting
 
 def _evaluate_if_due(model: Seq2Seq, progress: callbacks.Progress, settings, watch: list) -> None:
     """Makes up for an evaluation that was interrupted, so that the best checkpoint and patience are as if not."""
-    ended = progress.step >= settings.steps or _finished(progress, settings)
-    due = progress.step % settings.evaluate_every == 0 or ended
+    due = progress.step % settings.evaluate_every == 0 or _what_ended(progress, settings) is not None
     if progress.step and due and progress.evaluated_step != progress.step:
         logs: dict[str, float] = {}
         for callback in watch:
@@ -195,11 +214,15 @@ def _compiled_model(run: Run, prepared: Prepared, rate: WarmupSchedule) -> Seq2S
     model.teacher_forcing = TeacherForcing(
         settings.teacher_forcing_schedule, settings.teacher_forcing_ratio, settings.teacher_forcing_k)
     model.accumulation_steps, model.r_drop = settings.accumulation_steps, settings.r_drop
-    model.guided_alignment_weight = settings.guided_alignment_weight
+    model.guided_alignment_weight, model.ctc_weight = settings.guided_alignment_weight, settings.ctc_weight
+    model.coverage_weight = settings.coverage_weight
     for side, tokenizer in (("source", prepared.source_tokenizer), ("target", prepared.target_tokenizer)):
         word_dropout, token_noise = (getattr(settings, f"{side}_{name}") for name in ("word_dropout", "token_noise"))
         if word_dropout or token_noise:
-            model.noise[side] = TokenNoise(word_dropout, token_noise, tokenizer.vocabulary_size)
+            model.noise[side] = TokenNoise(
+                word_dropout, token_noise, tokenizer.vocabulary_size - run.model.num_copy_ids)
+    if settings.spec_augment is not None:
+        model.noise["source"] = SpecAugment(**settings.spec_augment.model_dump())
     for part in settings.freeze:
         _freeze(model, part)
     optimizer = make_optimizer(settings, rate)
@@ -238,7 +261,10 @@ def _start_from(run: Run, prepared: Prepared, model: Seq2Seq, show: Console) -> 
 
 
 def _vocabularies(prepared: Prepared) -> tuple[list[str], list[str]]:
-    return prepared.source_tokenizer.vocabulary(), prepared.target_tokenizer.vocabulary()
+    """Tokens of source and target that have a vector each."""
+    names = (each.vocabulary() for each in (prepared.source_tokenizer, prepared.target_tokenizer))
+    source, target = (each[: len(each) - prepared.run.model.num_copy_ids] for each in names)
+    return source, target
 
 
 def _fit(
@@ -246,7 +272,7 @@ def _fit(
 ) -> None:
     """Runs `fit` so that its epochs end at multiples of `evaluate_every`, wherever it starts."""
     every = settings.evaluate_every
-    while progress.step < settings.steps and not _finished(progress, settings):
+    while _what_ended(progress, settings) is None:
         left, first = settings.steps - progress.step, every - progress.step % every
         # A first epoch up to the next multiple, then all whole ones at once, then what is left.
         length, epochs = (every, left // every) if first == every <= left else (min(first, left), 1)
@@ -258,10 +284,15 @@ def _fit(
             return
 
 
-def _finished(progress: callbacks.Progress, settings) -> bool:
+def _what_ended(progress: callbacks.Progress, settings) -> str | None:
+    """The key of [train] by which no step is left; None where one is."""
+    if progress.step >= settings.steps:
+        return "steps"
     if settings.max_minutes is not None and progress.seconds >= 60 * settings.max_minutes:
-        return True
-    return settings.patience is not None and progress.evaluations_without_better >= settings.patience
+        return "max_minutes"
+    if settings.patience is not None and progress.evaluations_without_better >= settings.patience:
+        return "patience"
+    return None
 
 
 def _restore(folder: Path, model: Seq2Seq, hosts: Hosts) -> callbacks.Progress:

@@ -3,13 +3,19 @@
 import difflib
 
 from pipelines.tasks.base import Task
+from pipelines.tasks.code import BASH, PYTHON
+from pipelines.tasks.dialogue import DIALOGUE
+from pipelines.tasks.inflection import INFLECTION
 from pipelines.tasks.pronunciation import PRONUNCIATION
+from pipelines.tasks.speech import SPEECH
+from pipelines.tasks.summarization import SUMMARIZATION
 from pipelines.tasks.translation import TRANSLATION
 from tfseq2seq.config import ConfigError
 
 __all__ = ["TASKS", "Task", "find_task"]
 
-TASKS = {task.name: task for task in (TRANSLATION, PRONUNCIATION)}
+TASKS = {task.name: task for task in (
+    TRANSLATION, DIALOGUE, SUMMARIZATION, BASH, PYTHON, PRONUNCIATION, INFLECTION, SPEECH)}
 
 
 def find_task(name: str) -> Task:

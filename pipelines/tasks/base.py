@@ -12,7 +12,7 @@ class Task:
 
     Attributes:
         name: as in `task = "..."` of a recipe.
-        metrics: names of metrics, the one that chooses the best checkpoint first.
+        metrics: names of metrics, "perplexity" among them or not, the one that chooses the best checkpoint first.
         multiple_references: whether a source that stands in several pairs is one question with several
             right answers.
         max_ratio: a pair is badly-ratioed when target length / source length is more than this many
@@ -20,6 +20,8 @@ class Task:
         measure_source, measure_target: length of a string, in what the task counts.
         baseline: (train pairs, N sources) -> N answers of something cheap that any model must beat.
         baseline_name: what that is.
+        source_unit: what `measure_source` counts.
+        symbols: strings in sources that are one token to a tokenizer of subwords.
     """
 
     name: str
@@ -30,8 +32,15 @@ class Task:
     measure_target: Callable[[str], int]
     baseline: Callable[[Sequence[Pair], Sequence[str]], list[str]]
     baseline_name: str
+    source_unit: str = "characters"
+    symbols: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str:
         """What chooses the best checkpoint, where a recipe does not say."""
         return self.metrics[0]
+
+
+def count_words(text: str) -> int:
+    """Words, white space between them."""
+    return len(text.split())

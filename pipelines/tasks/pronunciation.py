@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pipelines.pairs import Pair
-from pipelines.tasks.base import Task
+from pipelines.tasks.base import Task, count_words
 
 Chunk = tuple[str, ...]  # the phones of one letter: none, one or two
 Score = Callable[[str, Chunk], float]
@@ -116,17 +116,14 @@ def _lookup(best: dict[str, Chunk], word: str, place: int) -> Chunk:
     return ()
 
 
-def _count_words(text: str) -> int:
-    return len(text.split())
-
-
 PRONUNCIATION = Task(
     name="pronunciation",
     metrics=("word_error_rate", "phoneme_error_rate"),
     multiple_references=True,
     max_ratio=4.0,
-    measure_source=len,  # letters
-    measure_target=_count_words,  # phones
+    measure_source=len,
+    source_unit="letters",
+    measure_target=count_words,  # phones
     baseline=letters_in_context,
     baseline_name="letters in context",
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from tfseq2seq import runs
+from tfseq2seq import assessment
 from tfseq2seq.significance import SIGNIFICANT, Comparison
 
 RECIPES = Path("pipelines/recipes")
@@ -119,7 +119,7 @@ def main() -> None:
         names[str(train(study, folder, changed, options.steps, options.data, options.runs))] = name
     with Progress() as bar:
         task = bar.add_task("scoring", total=None)
-        found = runs.compare_runs(
+        found = assessment.compare_runs(
             [Path(name) for name in names], "test", lambda stage, done, total: bar.update(
                 task, description=stage, completed=done, total=total))
     print("\n".join(table(found, names)))

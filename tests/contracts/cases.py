@@ -18,6 +18,7 @@ PLAIN = {"units": 8, "layers": 2, "dropout": 0.0}
 RECURRENT = {"kind": "recurrent", **PLAIN, "units": 4}  # two directions make it 8 wide
 CONVOLUTIONAL = {"kind": "convolutional", **PLAIN, "max_positions": 16}
 TRANSFORMER = {"kind": "transformer", **PLAIN, "heads": 2, "feed_forward_units": 16}
+CONFORMER = {"kind": "conformer", **PLAIN, "heads": 2, "feed_forward_units": 16, "kernel_size": 5}
 ATTENTIONAL = {"kind": "attentional", **PLAIN}
 LEARNED = {"positions": "learned", "max_positions": 16}
 DROPPED = {"dropout": 0.1, "dropout_per_sequence": True}
@@ -27,6 +28,9 @@ ENCODERS = {
     "recurrent": RECURRENT,
     "convolutional": CONVOLUTIONAL,
     "transformer": TRANSFORMER,
+    "pyramidal": {"kind": "pyramidal", **PLAIN, "units": 4, "layers": 3},
+    "conformer": {**CONFORMER},
+    "subsampling": {"kind": "subsampling", **PLAIN},
     "sequence": {"kind": "sequence", "encoders": [{**CONVOLUTIONAL, "layers": 1}, {**RECURRENT, "layers": 1}]},
     "parallel": {"kind": "parallel", "encoders": [
         {**RECURRENT, "layers": 1}, {**TRANSFORMER, **LEARNED, "layers": 1}]},
@@ -46,6 +50,13 @@ ENCODERS = {
         "attention_dropout": 0.1},
     "transformer-learned": {**TRANSFORMER, **LEARNED, "feed_forward_dropout": 0.1},
     "transformer-no-positions-gelu-tanh": {**TRANSFORMER, "positions": "none", "activation": "gelu_tanh"},
+    "pyramidal-gru-layer-norm-mean": {
+        "kind": "pyramidal", **PLAIN, "units": 4, "cell": "gru", "normalization": "layer", "dropout": 0.1,
+        "pooling": "mean"},
+    "conformer-relative": {**CONFORMER, "positions": "relative", "dropout": 0.1, "pooling": "max"},
+    "subsampling-once": {"kind": "subsampling", **PLAIN, "layers": 1, "pooling": "attentive", "dropout": 0.1},
+    "subsampled-conformer-sinusoidal": {"kind": "sequence", "encoders": [
+        {"kind": "subsampling", **PLAIN}, {**CONFORMER, "positions": "sinusoidal", "layers": 1}]},
     "sequence-of-three": {"kind": "sequence", "encoders": [
         {**RECURRENT, "layers": 1}, {**CONVOLUTIONAL, "layers": 1},
         {**TRANSFORMER, "layers": 1, "pooling": "attentive"}]},
@@ -69,6 +80,10 @@ DECODERS = {
     "attentional-dot-zero": {**ATTENTIONAL, "attention": "dot", "bridge": "zero"},
     "attentional-scaled-dot-dense": {**ATTENTIONAL, "attention": "scaled_dot", "bridge": "dense"},
     "attentional-concat": {**ATTENTIONAL, "attention": "concat", "layers": 1},
+    "attentional-location": {**ATTENTIONAL, "attention": "location", "location_width": 3},
+    "attentional-coverage": {**ATTENTIONAL, "attention": "coverage"},
+    "attentional-location-input-feeding": {
+        **ATTENTIONAL, "attention": "location", "location_width": 3, "input_feeding": True, "dropout": 0.1},
     "attentional-multi-head-input-feeding": {
         **ATTENTIONAL, "attention": "multi_head", "heads": 2, "input_feeding": True, "cell": "gru"},
     "transformer-post-norm-gelu-rotary": {
@@ -79,8 +94,10 @@ DECODERS = {
     "transformer-no-positions-gelu-tanh": {
         **TRANSFORMER, "positions": "none", "activation": "gelu_tanh", "feed_forward_dropout": 0.1},
 }
-# What is tied, where a pair's name ends in it; both sides then have one vocabulary.
+# What is tied, where a pair's name has it; both sides then have one vocabulary, as they have for copying.
 TIED = ("source_target", "target_output", "all")
+COPYING = "copying"
+COPY_SLOTS = 2
 
 
 def first_of_each_kind(cases):
@@ -93,7 +110,7 @@ KIND_PAIRS = [
 # Each kind of encoder and of decoder, for what takes long.
 FEW_PAIRS = [
     "recurrent+recurrent", "convolutional+attentional", "transformer+transformer", "sequence+transformer",
-    "parallel+attentional"]
+    "pyramidal+attentional", "conformer+transformer", "subsampling+recurrent", "parallel+attentional"]
 PAIRS = [
     *KIND_PAIRS,
     "recurrent-gru-one-way-residual-layer-norm-mean+recurrent-gru-residual-rms-norm-pooled",
@@ -110,14 +127,21 @@ PAIRS = [
     "transformer-learned+attentional-dot-zero",
     "transformer-no-positions-gelu-tanh+transformer-no-positions-gelu-tanh",
     "transformer+transformer-learned+all",
+    "pyramidal-gru-layer-norm-mean+attentional-location-input-feeding",
+    "conformer-relative+transformer-rms-norm-gated-relative",
+    "subsampling-once+recurrent",
+    "subsampled-conformer-sinusoidal+attentional-location",
     "sequence-of-three+attentional-concat",
     "parallel-with-states+transformer-rms-norm-gated-relative",
     "parallel-with-states+attentional-multi-head-input-feeding",
+    "recurrent+attentional-coverage+copying",
+    "transformer+transformer+all+copying",
 ]
 EACH_CASE = FEW_PAIRS + PAIRS[len(KIND_PAIRS) :]  # each encoder and each decoder at least once
 # Search sees of an encoder only what the decoder makes of it.
 SEARCHED_PAIRS = KIND_PAIRS + [
-    pair for pair in {pair.split("+")[1]: pair for pair in reversed(PAIRS)}.values() if pair not in KIND_PAIRS]
+    pair for pair in {pair.split("+")[1]: pair for pair in reversed(PAIRS)}.values() if pair not in KIND_PAIRS] + [
+    pair for pair in PAIRS if pair.endswith(COPYING)]
 
 # An EOS inside is one more token to all but the parallel encoder, which begins its next source there.
 SOURCE = np.array([[4, 5, EOS, 6, 7, EOS], [8, EOS, 9, EOS, PAD, PAD]], np.int32)
@@ -127,10 +151,11 @@ LABELS = np.array([[4, 5, 6, EOS], [7, EOS, PAD, PAD]], np.int32)
 
 def model_config(pair):
     """`tfseq2seq.config.Model` of a pair."""
-    encoder, decoder, *tied = pair.split("+")
+    encoder, decoder, *more = pair.split("+")
+    tied = [each for each in more if each in TIED]
     return Model(
         embedding_units=6, share_embeddings=tied[0] if tied else "none", encoder=ENCODERS[encoder],
-        decoder=DECODERS[decoder])
+        decoder=DECODERS[decoder], copying=COPYING in more, copy_slots=COPY_SLOTS)
 
 
 def make(pair, precision="float32"):
@@ -139,7 +164,8 @@ def make(pair, precision="float32"):
     No weight is left at 0 or 1, as many are at first: a bias or scale that a path forgets must show.
     """
     keras.utils.set_random_seed(1)
-    model = build_model(model_config(pair), TARGET_IDS if pair.endswith(TIED) else SOURCE_IDS, TARGET_IDS, precision)
+    one_vocabulary = pair.endswith((*TIED, COPYING))
+    model = build_model(model_config(pair), TARGET_IDS if one_vocabulary else SOURCE_IDS, TARGET_IDS, precision)
     random = np.random.default_rng(2)
     for variable in model.trainable_variables:
         variable.assign_add(random.normal(0.0, 0.2, variable.shape))

@@ -1,5 +1,7 @@
 """What the network of every pair keeps: steps, padding, time, memory shared by a beam, config and files."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tensorflow as tf
 from tests.contracts.cases import EACH_CASE, LABELS, PAIRS, SOURCE, TARGET, model_config, shared
 from tfseq2seq.config import Model
 from tfseq2seq.decoding import tile
+from tfseq2seq.layers.conformer import ConformerStack
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import build_model
@@ -105,11 +108,13 @@ def test_a_row_of_padding_gives_no_nan_and_no_gradient(model, expected):
     assert_equal_gradients(found, expected[1])
 
 
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if "'transformer'" in repr(model_config(pair))])
+@pytest.mark.parametrize(
+    "pair", [pair for pair in PAIRS if re.search("'(trans|con)former'", repr(model_config(pair)))])
 def test_leaving_padding_out_changes_nothing(pair):
-    """Transformers leave padding out of their rows, but where XLA needs shapes known beforehand."""
+    """Transformers and Conformers leave padding out of their rows, but where XLA needs shapes known beforehand."""
     model, found = shared(pair), []
-    stacks = [layer for layer in model._flatten_layers() if isinstance(layer, TransformerStack)]
+    kinds = TransformerStack | ConformerStack
+    stacks = [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
     assert stacks
     for remove in (False, True):  # the last is how they are made
         for stack in stacks:

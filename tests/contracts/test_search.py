@@ -20,7 +20,7 @@ class Searcher(tf.Module):
         super().__init__()
         self.model = model
         self.beam = tf.function(
-            self._beam, input_signature=[tf.TensorSpec([None, None], tf.int32, name="source")])
+            self._beam, input_signature=[tf.TensorSpec([None, None], tf.int32, name="source")], autograph=False)
 
     def _beam(self, source):
         memory, state = self.model.start(self.model.encode(source))

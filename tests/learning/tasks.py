@@ -55,7 +55,8 @@ class Learner:
         optimizer.global_clipnorm = 1.0
         self.model.compile(optimizer, loss=TokenCrossEntropy())
         self.steps = 0
-        self._greedy = tf.function(self._decode, input_signature=[tf.TensorSpec([None, LONGEST + 1], tf.int32)])
+        self._greedy = tf.function(
+            self._decode, input_signature=[tf.TensorSpec([None, LONGEST + 1], tf.int32)], autograph=False)
 
     def _decode(self, source):
         memory, state = self.model.start(self.model.encode(source))

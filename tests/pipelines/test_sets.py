@@ -5,11 +5,14 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from rich.console import Console
 
+from pipelines import prepare as prepare_module
+from pipelines.alignments import align
 from pipelines.batching import EMPTY, Batches
-from pipelines.checking import filter_pairs
-from pipelines.pairs import AnnotatedPair, DataError, Splits, set_of, weight_of
+from pipelines.checking import check, filter_pairs
+from pipelines.pairs import AnnotatedPair, DataError, Splits, set_of, tags_of, untagged, weight_of
 from pipelines.prepare import make_batches, prepare
 from pipelines.reading import read_pairs
 from pipelines.tasks import find_task
@@ -17,7 +20,7 @@ from pipelines.text import load_splits
 from tests.pipelines.test_batching import encode, made_up
 from tfseq2seq import runs
 from tfseq2seq.config import ConfigError, Data, parse_recipe
-from tfseq2seq.structures import PAD
+from tfseq2seq.structures import PAD, UNK
 
 
 def write(folder, language, count, valid=0):
@@ -58,6 +61,53 @@ def test_where_no_set_brings_a_valid_split_each_gives_a_part(tmp_path):
     assert len(splits.train) == 114
 
 
+def test_what_one_set_holds_out_is_held_out_of_all(tmp_path):
+    folders = [tmp_path / name for name in ("de", "fr")]
+    write(folders[0], "de", 60)
+    folders[1].mkdir()
+    # Half of the sources are those of the other set, so that each would choose other ones.
+    (folders[1] / "train.tsv").write_text("".join(f"number {i}\tfr {i}\n" for i in range(30, 90)))
+    splits = load_splits(Data(sets=[
+        {"folder": str(folder), "source_tag": f"<2{folder.name}>"} for folder in folders]))
+    alone = [load_splits(Data(folder=str(folder))).valid for folder in folders]
+    held_out = {source for valid in alone for source, _ in valid}
+    assert any(30 <= int(source.split()[1]) < 60 for source in held_out)
+    assert {untagged(pair)[0] for pair in splits.valid} == held_out
+    assert not held_out & {untagged(pair)[0] for pair in splits.train}
+    assert len(splits.train) + len(splits.valid) == 120
+
+
+def test_tags_of_a_file_come_after_those_of_its_set(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"source": f"text {i}", "target": "x", "tags": ["<bt>"]} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_pairs(str(path))[2] == ("<bt> text 2", "x")
+    splits = load_splits(Data(sets=[{"train": str(path), "valid": str(path), "source_tag": "<2de>"}]))
+    assert splits.train[1] == ("<2de> <bt> text 1", "x") and untagged(splits.train[1]) == ("text 1", "x")
+    words = {"source_tokenizer": {"kind": "words"}}
+    alone = load_splits(Data(train=str(path), valid=str(path)))
+    source, _ = prepare_module._tokenizers(parse_recipe({"name": "x", "data": words}), alone)
+    assert source.vocabulary()[4] == "<bt>"  # more frequent or not
+    (tmp_path / "links").write_text("0-0\n" * 3)
+    with pytest.raises(DataError, match="links:1: data.alignments needs pairs without tags.*Received: <bt>"):
+        align(alone.train, str(tmp_path / "links"))
+    for tags in ("<bt>", ["a b"], [1], [""]):
+        path.write_text(json.dumps({"source": "a", "target": "b", "tags": tags}))
+        with pytest.raises(DataError, match="pairs.jsonl:1: tags must be a list of strings without white space"):
+            read_pairs(str(path))
+
+
+def test_tags_hide_no_leak():
+    train = [
+        AnnotatedPair("<2de> Hello", "Hallo", tags=["<2de>"]), AnnotatedPair("<2fr> Hello", "Salut", tags=["<2fr>"]),
+        AnnotatedPair("<2de> <bt> Yes", "Ja", tags=["<2de>", "<bt>"]), ("<2de> No", "Nein"), ("Good", "Gut")]
+    splits = Splits(train, [AnnotatedPair("<2fr> Yes", "Oui", tags=["<2fr>"]), ("Hello", "Hallo")], [("No", "Nein")])
+    assert check(splits, find_task("translation"), Data()).leakage == {
+        "valid": {"source": 2, "pair": 1}, "test": {"source": 0, "pair": 0}}  # in plain text a tag is text
+    kept, counts = filter_pairs(splits, find_task("translation"))
+    assert kept.train == train[3:] and counts["leaked"] == 3
+
+
 def test_what_was_prepared_is_read_back(sets, tmp_path):
     run = parse_recipe({
         "name": "sets", "data": {"sets": sets, "source_tokenizer": {"vocabulary_size": 330}, "target_tokenizer": {
@@ -67,11 +117,26 @@ def test_what_was_prepared_is_read_back(sets, tmp_path):
     for name in ("train", "valid"):
         found = getattr(prepared, name)
         assert found == getattr(expected, name)
-        assert [(weight_of(pair), set_of(pair)) for pair in found] == [
-            (weight_of(pair), set_of(pair)) for pair in getattr(expected, name)]
+        assert [(weight_of(pair), set_of(pair), tags_of(pair)) for pair in found] == [
+            (weight_of(pair), set_of(pair), tags_of(pair)) for pair in getattr(expected, name)]
     vocabulary = prepared.source_tokenizer.vocabulary()
     assert {"<2de>", "<2fr>", "<bt>"} <= set(vocabulary)
     assert "<2de>" not in prepared.target_tokenizer.vocabulary()
+
+
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+def test_a_set_of_several_tags_has_a_token_for_each(sets, kind):
+    sets = [sets[0], {**sets[2], "source_tag": ["<2de>", "<bt>"]}]
+    splits = load_splits(Data(sets=sets))
+    pair = next(pair for pair in splits.train if set_of(pair) == 1)
+    assert pair[0].startswith("<2de> <bt> machine ") and tags_of(pair) == ("<2de>", "<bt>")
+    size = {"words": 8, "bpe": 300}[kind]  # of words: 4 special ones, 2 tags and the 2 most frequent
+    values = {"sets": sets, "source_tokenizer": {"kind": kind, "vocabulary_size": size}}
+    without_back = splits._replace(train=splits.train[:40])  # "<bt>" is nowhere
+    source, _ = prepare_module._tokenizers(parse_recipe({"name": "sets", "data": values}), without_back)
+    ids = source.encode(tf.constant(["<2de> <bt> number"])).to_list()[0]
+    found = [source.vocabulary()[id_] for id_ in ids]
+    assert [token for token in found if token.startswith("<")] == ["<2de>", "<bt>"] and UNK not in ids
 
 
 @pytest.mark.parametrize("temperature, shares", [
@@ -138,8 +203,9 @@ def test_wrong_sets_are_refused(sets, tmp_path):
         load_splits(Data(sets=sets, folder="x"))
     with pytest.raises(DataError, match=r"data.sets\[1\] needs exactly one of corpus.*Received: none of them"):
         load_splits(Data(sets=[sets[0], {"source_tag": "<x>"}]))
-    with pytest.raises(ConfigError, match=r"source_tag"):
-        parse_recipe({"name": "x", "data": {"sets": [{"folder": "x", "source_tag": "two words"}]}})
+    for tag in ("two words", "", ["<a>", "b "]):
+        with pytest.raises(ConfigError, match=r"'data.sets.0': source_tag needs a tag without white space.*Received: "):
+            parse_recipe({"name": "x", "data": {"sets": [{"folder": "x", "source_tag": tag}]}})
     for weight in (-1, "much", True, float("inf")):
         path = tmp_path / "pairs.jsonl"
         path.write_text(json.dumps({"source": "a", "target": "b", "weight": weight}))

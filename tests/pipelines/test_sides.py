@@ -4,6 +4,7 @@ import collections
 import itertools
 import math
 import os
+import random
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from pipelines.text import SeveralSources, encode_pairs
 from tfseq2seq.config import Tokenizer
 from tfseq2seq.structures import BOS, EOS, PAD
 from tfseq2seq.tokenizers import train_tokenizer
+from tfseq2seq.tokenizers.sampling import BpeSampler
 
 WORDS = ["low", "lower", "lowest", "new", "newer", "newest", "wide", "wider", "widest", "slow", "slower"]
 LINES = [" ".join(WORDS[(i * step) % len(WORDS)] for step in range(1, 6)) for i in range(60)]
@@ -188,8 +190,71 @@ def test_resumed_in_an_epoch_the_tokens_are_the_same(tokenizer):
             np.testing.assert_array_equal(first, second)
 
 
+def mean_and_variance(distribution):
+    """Of the number of pieces."""
+    mean = sum(len(pieces) * share for pieces, share in distribution.items())
+    return mean, sum((len(pieces) - mean) ** 2 * share for pieces, share in distribution.items())
+
+
+def test_lengths_are_those_of_the_distribution(monkeypatch):
+    monkeypatch.setattr("tfseq2seq.tokenizers.sampling.MEASURED", 4000)
+    bpe = train_tokenizer(Tokenizer(kind="bpe", vocabulary_size=300), LINES)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=bpe.content())
+    scores = {piece: processor.get_score(id_) for id_, piece in enumerate(bpe.vocabulary()) if piece[0] != "<"}
+    slower, low = (mean_and_variance(outcomes(f"▁{word}", scores, 0.3)) for word in ("slower", "low"))
+    sampler = SubwordSampler(["slower", "low low slower", "", "slower|||low"], SeveralSources(bpe, "|||"), 0.3)
+    found = list(sampler.lengths(1))
+    assert found[2] == (0, 0) and slower[1] > 0.1
+    np.testing.assert_allclose(found[0], slower, rtol=0.1)
+    np.testing.assert_allclose(found[1], [2 * low[i] + slower[i] for i in range(2)], rtol=0.1)
+    np.testing.assert_allclose(found[3], [slower[0] + 1 + low[0], slower[1] + low[1]], rtol=0.1)  # EOS between
+
+
+def test_each_distinct_word_is_measured_once_and_told(tokenizer, monkeypatch):
+    monkeypatch.setattr("pipelines.sides.TOLD_EVERY", 100)
+    drawn, told = collections.Counter(), []
+    kind = type(tokenizer.sampler(0.2)._words)
+    draw = kind.draw
+    monkeypatch.setattr(kind, "draw", lambda self, word, source: drawn.update([word]) or draw(self, word, source))
+    lines = LINES * 5
+    encoded = encode_pairs([(line, line) for line in lines], tokenizer, tokenizer)
+    sides = [
+        SampledSide(
+            Side(encoded.source_ids, encoded.source_offsets), SubwordSampler(lines, tokenizer, 0.2), 3,
+            lambda *counts: told.append(counts)) for _ in range(2)]
+    assert drawn == {f"▁{word}": 2 * 8 for word in WORDS}
+    assert told == 2 * [(0, 300), (100, 300), (200, 300)]
+    np.testing.assert_array_equal(sides[0].longest_below(100), sides[1].longest_below(100))
+
+
+def test_most_draws_have_room(tokenizer):
+    pairs = [(line, line) for line in LINES]
+    encoded = encode_pairs(pairs, tokenizer, tokenizer)
+    sampler = SubwordSampler(LINES, tokenizer, 0.2)
+    side = Side(encoded.source_ids, encoded.source_offsets)
+    room = SampledSide(side, sampler, 1).longest_below(1000)
+    lengths = np.array([[len(ids) for ids in sampler.draw(range(len(LINES)), seed)] for seed in range(100)])
+    np.testing.assert_array_equal(
+        room, np.maximum(side.lengths, [math.ceil(mean + variance**0.5) for mean, variance in sampler.lengths(1)]))
+    assert np.mean(lengths <= room) > 0.75 and np.mean(room - lengths) < 0.4 * np.mean(lengths)
+
+
+def test_bpe_forgets_and_draws_the_same(monkeypatch):
+    scores = {"ab": -1.0, "abc": -2.0, "bc": -3.0, "abcabc": -4.0, "ca": -5.0}
+    words = [word * times for word in ("abc", "bca", "cab") for times in range(1, 5)] * 20
+    expected = [BpeSampler(scores, 0.3).draw(word, random.Random(i)) for i, word in enumerate(words)]
+    monkeypatch.setattr("tfseq2seq.tokenizers.sampling.MERGES_KEPT", 40)
+    sampler = BpeSampler(scores, 0.3)
+    assert [sampler.draw(word, random.Random(i)) for i, word in enumerate(words)] == expected
+    kept = [known for words in (sampler._recent, sampler._older) for known in words.values()]
+    assert len(sampler._recent) + len(sampler._older) < 12 and sum(map(len, kept)) < 400
+
+
 class Long:
     """Draws what never fits, but for row 1, which does at the second time."""
+
+    def lengths(self, seed):
+        return [(49.5, 0.04), (50.0, 0.0)]
 
     def draw(self, rows, seed):
         return [[9, 9] if row == 1 and seed == 1 else [9] * 50 for row in rows]
@@ -198,6 +263,7 @@ class Long:
 def test_what_does_not_fit_is_drawn_again_and_then_the_best_one():
     side = Side(np.array([4, 5, 6, 7], np.int32), np.array([0, 3, 4]))
     sampled = SampledSide(side, Long(), 0)
+    np.testing.assert_array_equal(sampled.longest_below(99), [50, 50])
     np.testing.assert_array_equal(sampled.longest_below(6), [5, 5])
     np.testing.assert_array_equal(sampled.longest_below(2), [3, 1])  # the best one counts
     ids, real = sampled.gather(np.array([0, EMPTY, 1]), 5, 0)

@@ -84,12 +84,17 @@ def test_whole_chapters_stay_on_one_side_and_the_same_in_every_pair(bible):
 @pytest.mark.parametrize(
     ("corpus", "pair", "text"),
     [
-        ("cmudct", None, "Unknown corpus. Did you mean 'cmudict'.*Known: cmudict, bible.*corpus = 'cmudct'"),
+        ("cmudct", None, "Unknown corpus. Did you mean 'cmudict'.*Known: cmudict, bible, .*corpus = 'cmudct'"),
         ("cmudict", "en-fr", "no languages to choose: leave pair out. Received: pair = 'en-fr'"),
         ("bible", None, "needs a pair of two languages, as pair = \"en-fr\". Known: en .*pair = None"),
         ("bible", "en", "needs a pair of two languages"),
         ("bible", "en-frr", "no language 'frr'. Did you mean 'fr'.*Known: en .*Received: pair = 'en-frr'"),
         ("bible", "de-de", "two different languages. Received: pair = 'de-de'"),
+        ("multi30k", "en-es", "needs a pair of two of en, de, fr, as pair = \"en-de\". Received: pair = 'en-es'"),
+        ("debian_descriptions", None, "needs a pair of two of en, fr"),
+        ("conll2018", None, "needs a language, as pair = \"german\". Received: pair = None"),
+        ("conll2018", "../x", "needs a language"),
+        ("chitchat", "en-de", "'chitchat' has no languages to choose"),
     ],
 )
 def test_an_unknown_name_or_pair_is_refused_before_anything_is_fetched(monkeypatch, corpus, pair, text):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import text
+from pipelines import encoding, text
 from pipelines.pairs import DataError, Splits
 from pipelines.text import encode_pairs, load_splits, source_ids
 from tfseq2seq.config import Data, Tokenizer
@@ -144,7 +144,7 @@ def test_a_length_of_one_leaves_the_end_alone(characters):
 
 
 def test_pairs_are_laid_end_to_end(characters, monkeypatch):
-    monkeypatch.setattr(text, "ENCODED_AT_ONCE", 2)  # three chunks
+    monkeypatch.setattr(encoding, "ENCODED_AT_ONCE", 2)  # three chunks
     words = train_tokenizer(Tokenizer(kind="words"), ["x x y"])
     encoded = encode_pairs([("ab", "x"), ("", "y x"), ("c", ""), ("bb", "z"), ("a", "x")], characters, words)
     assert encoded.source_ids.tolist() == [4, 5, 6, 5, 5, 4]

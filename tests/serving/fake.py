@@ -21,6 +21,8 @@ class FakeGenerator(tf.Module):
     first of two tokens', its alignment "0-0 1-2", and its attention `ATTENTION`.
     """
 
+    reads_speech, empty_source = False, b""
+
     def __init__(self):
         super().__init__()
         words = tf.lookup.KeyValueTensorInitializer(tf.constant(["one"]), tf.constant(["un"]))

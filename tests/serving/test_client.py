@@ -1,11 +1,34 @@
-"""The client against the embedded server, over a real port."""
+"""Every client against the embedded server, over a real port: the same questions, the same answers."""
+
+import inspect
 
 import grpc
 import numpy as np
 import pytest
 
-from serving.client import Client, Hypothesis, ServingError, TensorInfo, VersionStatus
+from serving.client import (
+    AsyncClient,
+    Client,
+    Hypothesis,
+    RestClient,
+    Retry,
+    ServingError,
+    TensorInfo,
+    Tls,
+    Tokens,
+    VersionStatus,
+    connect,
+    connect_async,
+)
 from serving.signatures import BEAM
+from tests.serving.callers import CLIENTS, Caller
+
+
+@pytest.fixture(scope="module", params=list(CLIENTS))
+def client(request, addresses):
+    """Each client in turn."""
+    with Caller(request.param, addresses[request.param], timeout=30, rows=4) as connected:
+        yield connected
 
 
 def test_hypotheses_come_best_first_with_their_scores(client):
@@ -24,8 +47,10 @@ def test_a_pair_is_scored_with_its_own_target(client):
     assert client.score_tokens(["ab", "c"], ["x", "yyy"]) == [[-0.75, -0.75], [-1.0, -1.0]]
 
 
-def described(text, score, log_probability):
-    return Hypothesis(text, score, log_probability, 2, [(0, 0), (1, 2)], [log_probability, 0.0])
+def described(text, score, log_probability, prefix=""):
+    word = text.removeprefix(prefix).partition("|")[0]  # what the fake model's tokens are of
+    return Hypothesis(
+        text, score, log_probability, 2, [(0, 0), (1, 2)], [log_probability, 0.0], tokens=[word, "</s>"])
 
 
 def test_an_option_of_all_texts_or_of_each_goes_with_its_text_and_the_rest_is_as_exported(client):
@@ -75,13 +100,25 @@ def test_every_setting_of_draws_arrives(client):
         length_penalty=1.0, prefix="y",
     )
     assert plain[0] == described("X|-1:-1:nan:-1:nan:nan:-1", -0.5, -0.5)
-    assert set_[1] == described("yX!|2:5:0.50:3:0.25:1.00:1099511627776", -2.5, -1.5)
+    assert set_[1] == described(
+        "yX!|2:5:0.50:3:0.25:1.00:1099511627776", -2.5, -1.5, "y")
 
 
 def test_alternatives_are_asked_with_the_prefix_of_each_text(client):
     rows = client.alternatives(["x", "one"], ["a", "b"])
-    assert rows[0] == [described("aX|", -0.5, -0.5), described("aX!|", -1.5, -1.5)]
+    assert rows[0] == [described("aX|", -0.5, -0.5, "a"), described("aX!|", -1.5, -1.5, "a")]
     assert [row[0].text for row in client.alternatives(["x", "one"], "c")] == ["cX|", "cun|"]
+
+
+def test_tokens_are_those_that_the_model_reads(client):
+    # The fake model's ids are lengths, and its limit is 9 letters.
+    assert client.tokenize(["one", "x" * 10]) == [
+        Tokens(["one", "</s>"], [7, 3], False), Tokens(["x" * 10, "</s>"], [7, 3], True)]
+
+
+def test_a_text_that_was_cut_says_so(client):
+    for rows in (client.predict(["x" * 10, "x"]), client.predict(["x" * 10, "x"], min_length=1)):
+        assert [[each.truncated for each in row] for row in rows] == [[True, True], [False, False]]
 
 
 def test_options_stay_with_their_texts_where_these_are_sent_in_pieces(client):
@@ -108,10 +145,11 @@ def test_odd_texts_are_answered(client):
     assert len(client.predict(texts)) == 5
 
 
-def test_no_texts_are_answered_without_asking(client):
-    nowhere = Client("127.0.0.1:1", timeout=1)
-    assert nowhere.predict([]) == nowhere.greedy([]) == nowhere.score([], []) == []
-    assert nowhere.predict([], max_length=3) == nowhere.sample([], seed=[]) == nowhere.alternatives([], "") == []
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_no_texts_are_answered_without_asking(kind):
+    with Caller(kind, nowhere(kind), timeout=1) as client:
+        assert client.predict([]) == client.greedy([]) == client.score([], []) == []
+        assert client.predict([], max_length=3) == client.sample([], seed=[]) == client.alternatives([], "") == []
 
 
 def test_metadata_names_the_signatures(client):
@@ -147,24 +185,40 @@ def test_status_says_what_is_available(client):
     assert client.status() == [VersionStatus(1, "AVAILABLE", 0, "")]
 
 
-def test_a_refusal_tells_code_and_reason(server):
+def nowhere(kind):
+    return "http://127.0.0.1:1" if kind.startswith("rest") else "127.0.0.1:1"
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_refusal_tells_code_and_reason(kind, addresses):
     with (
-        Client(server.address, model="other") as client,
+        Caller(kind, addresses[kind], model="other", request_id=lambda: "mine") as client,
         pytest.raises(ServingError, match="NOT_FOUND") as caught,
     ):
         client.predict(["one"])
     assert caught.value.code == grpc.StatusCode.NOT_FOUND
     assert caught.value.details == "Servable not found for request: Latest(other)"
+    assert caught.value.request_id == "mine"
 
 
-def test_no_server_is_one_clear_line():
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_no_server_is_one_clear_line(kind):
     with (
-        Client("127.0.0.1:1", timeout=5) as client,
+        Caller(kind, nowhere(kind), timeout=5, retry=Retry(first=0.001)) as client,
         pytest.raises(ServingError, match="start one with") as caught,
     ):
         client.predict(["one"])
     assert caught.value.code == grpc.StatusCode.UNAVAILABLE
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_version_is_asked_for_by_its_number(kind, addresses):
+    with Caller(kind, addresses[kind], version=1) as client:
+        assert client.greedy(["one"]) == [Hypothesis("un", -1.0)]
+    with Caller(kind, addresses[kind], version=7) as client, pytest.raises(ServingError) as caught:
+        client.greedy(["one"])
+    assert caught.value.code == grpc.StatusCode.NOT_FOUND
 
 
 def test_a_signature_of_another_kind_is_an_error_and_not_a_wrong_answer(client):
@@ -191,6 +245,18 @@ def test_a_signature_of_another_kind_is_an_error_and_not_a_wrong_answer(client):
         (lambda client: client.sample(["a", "b"], seed=[1]), "one seed for all texts, or one a text. .* 1 values, 2"),
         (lambda client: client.alternatives(["a"], ["b", "c"]), "one prefix for all texts, or one a text"),
         (lambda _: Client("", timeout=1), "address as 'host:port'"),
+        (lambda _: AsyncClient("http://host:1"), "address as 'host:port'. Received: 'http://host:1'"),
+        (lambda _: RestClient("host:1"), "address as 'http://host:port'. Received: 'host:1'"),
+        (lambda _: RestClient("http://host:1", tls=Tls()), "address with https:// for tls"),
+        (lambda _: Client("host:1", token="t"), "needs tls for a token.* Received: a token without tls for host:1"),
+        (lambda _: Client("127.0.0.1:1", token="a\nb"), "token of printable ASCII characters. Received: another one"),
+        (lambda _: RestClient("http://host:1", token="t"), "needs tls for a token"),
+        (lambda _: Client("host:1", version=1, label="stable"), "a version or a label. Received: version=1, label='s"),
+        (lambda _: Client("host:1", call_timeout=0), "call_timeout above 0 seconds. Received: call_timeout=0"),
+        (lambda _: AsyncClient("host:1", parallel=0), "parallel >= 1. Received: parallel=0"),
+        (lambda _: Tls(key_file="k"), "certificate_file and key_file together. Received: None and 'k'"),
+        (lambda _: Retry(tries=0), "tries >= 1.* Received: Retry.tries=0"),
+        (lambda _: Retry(first=2, longest=1), "first <= longest.* Received"),
         (lambda _: Client("host:1", timeout=0), "timeout above 0 seconds. Received: timeout=0"),
         (lambda _: Client("host:1", rows=0), "rows >= 1. Received: rows=0"),
     ],
@@ -198,3 +264,19 @@ def test_a_signature_of_another_kind_is_an_error_and_not_a_wrong_answer(client):
 def test_wrong_calls_are_refused(client, call, message):
     with pytest.raises(ValueError, match=message):
         call(client)
+
+
+def test_the_address_chooses_the_protocol():
+    for address, settings, kind in (
+        ("host:1", {}, "grpc"), ("http://host:1", {}, "rest"), ("https://host:1", {"token": "t"}, "rest"),
+        ("host:1", {"rest": True}, "rest"), ("host:1", {"rest": True, "tls": Tls(), "token": "t"}, "rest"),
+    ):
+        with connect(address, **settings) as client:
+            assert type(client) is CLIENTS[kind]
+        assert type(connect_async(address, **settings)) is CLIENTS[f"{kind}-async"]
+
+
+def test_methods_have_the_signature_and_the_words_of_their_question():
+    parameters = inspect.signature(AsyncClient.predict).parameters
+    assert list(parameters)[:3] == ["self", "texts", "signature"] and parameters["attention"].default is False
+    assert "best first" in RestClient.sample.__doc__

@@ -6,12 +6,14 @@ import math
 import subprocess
 import sys
 import venv
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import signatures
 from serving.client import Client, ServingError
@@ -78,6 +80,37 @@ def test_served_hypotheses_are_those_of_the_model(generator, client):
     assert texts[0] == texts[1]
     for one, other in zip(expected, served, strict=True):
         np.testing.assert_allclose([each.score for each in one], [each.score for each in other], rtol=1e-4)
+
+
+ODD = [b"the cat", b"x" * 10_000, b"", b"\xff\xfe \xc3(", b"a dog runs", b"cats and dogs"]
+
+
+def ask_raw(stub, rows):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "tfseq2seq", "serving_default"
+    request.inputs["text"].CopyFrom(tf.make_tensor_proto(rows, tf.string))
+    outputs = stub.Predict(request, timeout=60).outputs
+    return {name: tf.make_ndarray(outputs[name]) for name in outputs}
+
+
+def test_odd_rows_are_answered_and_neither_their_request_nor_those_beside_it_change(server):
+    # One of 10,000 characters among short ones, and bytes that are no text: in one request, and each in its own.
+    channels = [grpc.insecure_channel(server.address) for _ in ODD]
+    stubs = [prediction_service_pb2_grpc.PredictionServiceStub(channel) for channel in channels]
+    alone = [ask_raw(stubs[0], [row]) for row in ODD]
+    together = ask_raw(stubs[0], ODD)
+    with ThreadPoolExecutor(len(ODD)) as pool:
+        beside = list(pool.map(lambda stub, row: ask_raw(stub, [row]), stubs, ODD))
+    assert together["truncated"].tolist() == [False, True, False, False, False, False]
+    for row, one in enumerate(alone):
+        for name in one:
+            for other in (together[name][row], beside[row][name][0]):
+                if one[name].dtype.kind == "f":
+                    np.testing.assert_allclose(one[name][0], other, rtol=1e-4, atol=1e-5)
+                else:
+                    np.testing.assert_array_equal(one[name][0], other)
+    for channel in channels:
+        channel.close()
 
 
 def test_served_scores_are_those_of_the_model(generator, client):

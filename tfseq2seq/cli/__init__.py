@@ -1,7 +1,7 @@
 """The command line. Each command is a thin call; TensorFlow is imported only inside them."""
 
+import contextlib
 import os
-import shlex
 import sys
 from typing import Annotated
 
@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 
 from tfseq2seq import cpu
-from tfseq2seq.cli import answering, exporting, learning, serving
+from tfseq2seq.cli import answering, asking, clusters, exporting, learning, serving
 from tfseq2seq.config import ConfigError
-from tfseq2seq.console import show
+from tfseq2seq.console import command, show
 from tfseq2seq.interruption import Interrupted
 
 # Before TensorFlow is imported anywhere: it calls a missing GPU an error, on every start.
@@ -30,10 +30,11 @@ FAILED, INTERRUPTED = 1, 130  # SIGTERM in training gives 143
 # In the order of the help.
 COMMANDS = (
     learning.check, learning.describe, learning.prepare, learning.train, learning.largest_batch, learning.feed,
-    learning.average, answering.evaluate, answering.compare, answering.predict, answering.distill, serving.export,
-    exporting.check_export, exporting.label, exporting.serving_config, serving.serve, serving.request, learning.demo)
-for command in COMMANDS:
-    app.command()(command)
+    learning.average, answering.evaluate, answering.compare, answering.predict, answering.chat, answering.distill,
+    serving.export, exporting.check_export, exporting.label, exporting.serving_config, serving.serve, asking.request,
+    asking.bench_serving, clusters.bulk, clusters.prepare_corpus, learning.demo)
+for each in COMMANDS:
+    app.command()(each)
 
 
 def _say_version(asked: bool) -> None:
@@ -60,10 +61,12 @@ def main() -> None:
     try:
         app(prog_name="tfseq2seq")
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(INTERRUPTED)  # `sys.exit` would wait for the batches that threads are decoding
     except Interrupted as interruption:
-        again = shlex.join(["tfseq2seq", *sys.argv[1:]])
-        show.print(f"{interruption}: saved; to go on: {escape(again)}", highlight=False, soft_wrap=True)
+        show.print(f"{interruption}: saved; to go on: {command(*sys.argv[1:])}", highlight=False, soft_wrap=True)
         sys.exit(128 + interruption.signal_number)
     except Exception as error:
         if os.environ.get("TFSEQ2SEQ_DEBUG") or not isinstance(error, _expected_errors()):

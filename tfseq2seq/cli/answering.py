@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
+from tfseq2seq import arguments
 from tfseq2seq.cli.shared import (
     BatchTokensOption,
     DecodeSetOption,
@@ -18,7 +20,7 @@ from tfseq2seq.cli.shared import (
     WorkersOption,
     to_values,
 )
-from tfseq2seq.console import progress_bar, show
+from tfseq2seq.console import command, progress_bar, show
 from tfseq2seq.quiet import import_tensorflow
 
 FORMATS_HELP = (
@@ -29,26 +31,72 @@ FORMATS_HELP = (
 def evaluate(
     run_folder: RunArgument,
     split: SplitOption = "test",
-    lines: Annotated[int | None, typer.Option(help="Only the first so many sources.")] = None,
+    lines: Annotated[int | None, typer.Option(min=1, help="Only the first so many sources.")] = None,
     workers: WorkersOption = None,
     set_: DecodeSetOption = None,
+    report_file: Annotated[Path | None, typer.Option(
+        "--report", help="Write a page of HTML: scores with intervals, break-downs, worst answers, attention.",
+        show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Decode the held-out split with the best checkpoint and score it beside the task's baseline."""
+    """Decode the held-out split with the best checkpoint and score it beside the task's baseline.
+
+    Below the scores stand those of parts of the lines: by the length of the source, and by whether it, or all of its
+    words, are among the train sources.
+    """
+    arguments.check_split(split)
+    arguments.check_trained(run_folder, to_values(set_))
+    if report_file is not None and not report_file.parent.is_dir():
+        raise ValueError(f"{report_file.parent}: no such folder for the report.")
     import_tensorflow()
     from tfseq2seq.prediction import share_cores
 
     workers = share_cores(workers)
+    from tfseq2seq.assessment import assess_run
+    from tfseq2seq.breakdown import render_breakdown
     from tfseq2seq.evaluation import as_dict, render_table
-    from tfseq2seq.runs import evaluate_run, open_run
+    from tfseq2seq.runs import open_run
 
     run, prepared = open_run(run_folder, to_values(set_))
     with progress_bar() as report:
-        scores = evaluate_run(run, prepared, run_folder, split, lines, report, workers)
+        assessment = assess_run(run, prepared, run_folder, split, lines, report, workers)
+        report("scoring parts", 0, None)
+        breakdowns = assessment.breakdowns()
+        if report_file is not None:
+            from tfseq2seq.files import write_atomically
+            from tfseq2seq.report import render_report
+
+            report("resampling", 0, None)
+            write_atomically(report_file, render_report(assessment, breakdowns))
     if as_json:
-        print(json.dumps({system: as_dict(values) for system, values in scores.items()}, indent=2))
-    else:
-        Console().print(render_table(scores, title=f"{run.name}, {split}"))
+        scores: dict[str, Any] = {system: as_dict(values) for system, values in assessment.scores.items()}
+        print(json.dumps(scores | {"parts": {each.title: each.as_dict() for each in breakdowns}}, indent=2))
+        return
+    Console().print(
+        render_table(assessment.scores, title=f"{assessment.name}, {split}"), *map(render_breakdown, breakdowns))
+
+
+def chat(
+    run_or_address: Annotated[str, typer.Argument(
+        help="A run folder, or host:port of a server.", metavar="RUN_OR_ADDRESS", show_default=False)],
+    turns: Annotated[int | None, typer.Option(
+        min=1, show_default=False, help="Turns that the model is told at most, the last one among them. Default: as "
+        "many as a run was trained on, 4 of a server.")] = None,
+    model_name: Annotated[str, typer.Option(help="The served model.")] = "tfseq2seq",
+    set_: DecodeSetOption = None,
+) -> None:
+    """Talk with a run, or a served model; it is told the turns before, as many of the last ones as it can read.
+
+    /reset begins anew, /quit ends. From a pipe, each line is a turn, and each answer a line.
+    """
+    if Path(run_or_address).is_dir():
+        arguments.check_trained(Path(run_or_address), to_values(set_))
+        import_tensorflow()
+    from tfseq2seq.chat import Conversation, open_partner, reader, talk
+
+    partner, known = open_partner(run_or_address, model_name, to_values(set_))
+    console = Console(highlight=False)
+    talk(Conversation(partner, turns or known), console, reader(console))
 
 
 def compare(
@@ -60,13 +108,17 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Decode a held-out split with the best checkpoints of several runs, and tell differences from chance."""
+    arguments.check_split(split)
+    arguments.check_compared(run_folders)
+    for folder in run_folders:
+        arguments.check_trained(folder, to_values(set_))
     import_tensorflow()
     from tfseq2seq.prediction import share_cores
 
     workers = share_cores(workers)
     import dataclasses
 
-    from tfseq2seq.runs import compare_runs
+    from tfseq2seq.assessment import compare_runs
     from tfseq2seq.significance import render_comparison
 
     with progress_bar() as report:
@@ -85,7 +137,7 @@ def predict(
         Path | None, typer.Argument(help="Lines of UTF-8, plain or .gz; default, or -: standard input.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Packed if named .gz; default: standard output.")] = None,
-    n_best: Annotated[int, typer.Option(help="Hypotheses a line, best first.")] = 1,
+    n_best: Annotated[int, typer.Option(help="Hypotheses a line, best first; at most decode.beam_size.")] = 1,
     scores: Annotated[bool, typer.Option("--scores", help="The same as --format tsv.")] = False,
     output_format: Annotated[str | None, typer.Option("--format", help=FORMATS_HELP, show_default=False)] = None,
     workers: WorkersOption = None,
@@ -104,6 +156,12 @@ def predict(
     Interrupted, even by kill -9, the same command goes on after the last whole window: it lies in OUTPUT.part, what
     it is of in OUTPUT.part.json, until OUTPUT is complete. From or to a pipe there is no going on.
     """
+    if scores and output_format == "text":
+        raise typer.BadParameter("--format text holds no scores; give tsv or jsonl, or leave out --scores.")
+    output_format = output_format or ("tsv" if scores or n_best > 1 else "text")
+    source = None if source == Path("-") else source
+    arguments.with_hypotheses(arguments.check_trained(run_folder, to_values(set_)), n_best)
+    arguments.check_prediction(source, output, n_best, output_format, workers, replicas)
     import_tensorflow()
     from tfseq2seq.prediction import count_gpus, share_cores
 
@@ -111,12 +169,9 @@ def predict(
     workers = share_cores(workers or (1 if replicas > 1 else None))
     from tfseq2seq.runs import open_run, predict_file
 
-    if scores and output_format == "text":
-        raise typer.BadParameter("--format text holds no scores; give tsv or jsonl, or leave out --scores.")
     run, prepared = open_run(run_folder, to_values(set_))
     predict_file(
-        run, prepared, run_folder, None if source == Path("-") else source, output, num_hypotheses=n_best,
-        output_format=output_format or ("tsv" if scores or n_best > 1 else "text"), window=window,
+        run, prepared, run_folder, source, output, num_hypotheses=n_best, output_format=output_format, window=window,
         batch_tokens=batch_tokens, workers=workers, replicas=replicas, restart=restart)
 
 
@@ -124,7 +179,8 @@ def distill(
     run_folder: RunArgument,
     output: Annotated[Path, typer.Argument(help="The data folder to make.", show_default=False)],
     closest: Annotated[bool, typer.Option(
-        "--closest", help="Of decode.beam_size answers the one closest to the reference, by sentence BLEU.")] = False,
+        "--closest",
+        help="Of decode.beam_size answers the one closest to the reference, by sentence BLEU or chrF.")] = False,
     workers: WorkersOption = None,
     replicas: ReplicasOption = None,
     window: WindowOption = 10_000,
@@ -136,6 +192,9 @@ def distill(
 
     The student trains on it by `tfseq2seq train RECIPE --data OUTPUT`. Interrupted, the same command goes on.
     """
+    arguments.check_trained(run_folder, to_values(set_))
+    arguments.check_distilled(output)
+    arguments.check_devices(workers, replicas)
     import_tensorflow()
     from tfseq2seq.prediction import count_gpus, share_cores
 
@@ -148,4 +207,6 @@ def distill(
     count = distill_run(
         run, prepared, run_folder, output, closest=closest, window=window, batch_tokens=batch_tokens, workers=workers,
         replicas=replicas, restart=restart)
-    show.print(f"{output}: {count:,} train pairs; next: tfseq2seq train RECIPE --data {output}", highlight=False)
+    show.print(
+        f"{escape(str(output))}: {count:,} train pairs; next: {command('train', 'RECIPE', '--data', output)}",
+        highlight=False, soft_wrap=True)

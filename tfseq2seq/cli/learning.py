@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
+from pipelines.folders import refuse_no_run
+from tfseq2seq import arguments
 from tfseq2seq.cli.shared import DataOption, RecipeArgument, RunArgument, RunsOption, SetOption, load
-from tfseq2seq.console import progress_bar, show
+from tfseq2seq.console import command, progress_bar, show
 from tfseq2seq.quiet import import_tensorflow
 
 
@@ -18,7 +21,11 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Look at the data before training: counts, broken pairs, leakage, out-of-vocabulary rate."""
+    from pipelines.origins import check_origins
+
     run = load(recipe, data, set_)
+    check_origins(run.data)
+    import_tensorflow()
     from pipelines.prepare import check_data
 
     with progress_bar() as report_progress:
@@ -33,6 +40,7 @@ def describe(
 ) -> None:
     """Look at the model before training: layers, parameters, memory, operations per token. Needs no data."""
     run = load(recipe, data, set_)
+    import_tensorflow()
     import tensorflow as tf
 
     from tfseq2seq.description import describe as describe_run
@@ -48,10 +56,17 @@ def prepare(
 ) -> None:
     """Obtain the data, filter and split it, train the tokenizers; `train` does this by itself."""
     run = load(recipe, data, set_)
+    arguments.check_preparation(run, runs / run.name)
+    import_tensorflow()
     from tfseq2seq.runs import prepare_run
 
     prepare_run(run, runs / run.name)
-    show.print(f"prepared in {runs / run.name}; next: tfseq2seq train {recipe}", highlight=False)
+    options = [] if data is None else ["--data", data]
+    options += [part for each in set_ or [] for part in ("--set", each)]
+    options += [] if runs == Path("runs") else ["--runs", runs]
+    show.print(
+        f"prepared in {escape(str(runs / run.name))}; next: {command('train', recipe, *options)}", highlight=False,
+        soft_wrap=True)
 
 
 def train(
@@ -63,6 +78,8 @@ def train(
     in the environment and --runs on a file system that they share.
     """
     run = load(recipe, data, set_)
+    arguments.check_training(run, runs / run.name)
+    import_tensorflow()
     from tfseq2seq.runs import train_run
 
     train_run(run, runs / run.name)
@@ -75,7 +92,10 @@ def largest_batch(
     margin: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the memory to leave.")] = 0.1,
 ) -> None:
     """Find the largest data.batch_tokens whose training steps fit in memory, by trying. Trains nothing."""
+    from pipelines.origins import check_origins
+
     run = load(recipe, data, set_)
+    check_origins(run.data)
     import_tensorflow()
     from tfseq2seq.largest_batch import find_for_run
 
@@ -98,6 +118,7 @@ def feed(
     makes it), and give training all addresses: they take turns. Whoever reaches the ports can run graphs here: leave
     them open in a network that you trust alone.
     """
+    refuse_no_run(run_folder)
     import_tensorflow()
     from pipelines.feed_server import serve_feed
 
@@ -116,12 +137,16 @@ def average(
     best: Annotated[int | None, typer.Option(min=1, help="So many of the best ones that are kept.")] = None,
 ) -> None:
     """Make a run whose weights are the mean of several checkpoints of another one."""
+    arguments.check_trained(run_folder)
+    arguments.check_average(output, last, best)
     import_tensorflow()
     from tfseq2seq.runs import average_run
 
     steps = average_run(run_folder, output, last, best)
     named = ", ".join(f"{step:,}" for step in steps)
-    show.print(f"{output}: the mean of the steps {named}\nnext: tfseq2seq evaluate {output}", highlight=False)
+    show.print(
+        f"{escape(str(output))}: the mean of the steps {named}\nnext: {command('evaluate', output)}", highlight=False,
+        soft_wrap=True)
 
 
 def demo(
@@ -131,7 +156,6 @@ def demo(
     runs: RunsOption = Path("runs"),
 ) -> None:
     """From nothing to answers over gRPC: obtain data, train, score, export, serve, ask."""
-    import_tensorflow()
     from tfseq2seq.demo import run_demo
 
     run_demo(task, pair, minutes, runs, Console())

@@ -1,26 +1,25 @@
 """Commands from a run to an answered request."""
 
-import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from pipelines.folders import refuse_file_above
+from serving.starting import check_server
+from tfseq2seq import arguments
 from tfseq2seq.cli.shared import DecodeSetOption, RunArgument, to_values
-from tfseq2seq.console import progress_bar, show
+from tfseq2seq.console import command, progress_bar, show
 from tfseq2seq.quiet import import_tensorflow
 
-SIGNATURE_HELP = (
-    "serving_default (the recipe's search), greedy, beam, sample, alternatives (to what follows the prefix), or score. "
-    "Default: serving_default, or beam with options.")
-AddressOption = Annotated[str, typer.Option("--address", help="host:port of the gRPC server.")]
+MODELS, WORK, LIMITS, SECURITY = "Models and versions", "Work", "Limits", "Security"  # panels of the help
 
 
 def export(
     run_folder: RunArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/export.")] = None,
-    version: Annotated[int | None, typer.Option(help="Default: the next free number.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Default: the next free number.")] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="Give the new version this label, as stable. May be repeated.")] = None,
     weights: Annotated[str | None, typer.Option(
@@ -28,6 +27,9 @@ def export(
     set_: DecodeSetOption = None,
 ) -> None:
     """Write the best checkpoint as a SavedModel for TensorFlow Serving, after proving that it answers the same."""
+    output = output or run_folder / "export"
+    arguments.check_trained(run_folder, to_values(set_))
+    refuse_file_above(output)
     import_tensorflow()
     from serving.folders import change_labels, check_label
     from tfseq2seq.runs import export_run, open_run
@@ -36,116 +38,97 @@ def export(
         check_label(name)
     run, prepared = open_run(run_folder, to_values(set_) | ({"export.weights": weights} if weights else {}))
     with progress_bar() as report:
-        path = export_run(run, prepared, run_folder, output or run_folder / "export", version, report)
+        path = export_run(run, prepared, run_folder, output, version, report)
     if label:
         change_labels(path.parent, dict.fromkeys(label, int(path.name)))
-    show.print(f"exported to {path}; next: tfseq2seq serve {path.parent}", highlight=False)
+    show.print(
+        f"exported to {escape(str(path))}; next: {command('serve', path.parent)}", highlight=False, soft_wrap=True)
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="An export folder that holds VERSION/ folders.", show_default=False)],
+    folder: Annotated[
+        Path | None, typer.Argument(help="An export folder that holds VERSION/ folders.", show_default=False)] = None,
     port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 8500,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
+    rest_port: Annotated[int | None, typer.Option(
+        show_default=False, help="Port of the REST API, the page and the metrics, as 8501; 0 takes a free one. "
+        "Default: none.")] = None,
     model_name: Annotated[str, typer.Option(help="The name clients ask for.")] = "tfseq2seq",
     backend: Annotated[
         str, typer.Option(help="embedded, or tensorflow_model_server (on PATH; with --host 0.0.0.0).")] = "embedded",
+    model_config_file: Annotated[Path | None, typer.Option(
+        show_default=False, rich_help_panel=MODELS, help="Models and versions, as TensorFlow Serving's models.config; "
+        "instead of FOLDER.")] = None,
+    poll_seconds: Annotated[float, typer.Option(
+        min=0, rich_help_panel=MODELS, help="How often to look for new versions; 0 is never.")] = 2.0,
     op_threads: Annotated[int | None, typer.Option(
-        min=1, show_default=False, help="Threads that share one operation; 1 is best for requests that come side by "
-        "side, with decode.parts and with decode.jit_compile. Default: as many as there are cores.")] = None,
+        min=1, show_default=False, rich_help_panel=WORK, help="Threads that share one operation; 1 is best for "
+        "requests that come side by side, with decode.parts and with decode.jit_compile. Default: as many as there are "
+        "cores.")] = None,
+    workers: Annotated[int | None, typer.Option(
+        min=1, show_default=False, rich_help_panel=WORK, help="Requests worked on at once, those that wait for a batch "
+        "included. Default: 4 a core, and twice --max-batch-size at least.")] = None,
+    batching: Annotated[bool, typer.Option(
+        rich_help_panel=WORK, help="Compute rows of several requests together.")] = True,
+    max_batch_size: Annotated[int, typer.Option(
+        min=1, rich_help_panel=WORK, help="Rows of a batch, and so of a request.")] = 32,
+    batch_timeout_micros: Annotated[int, typer.Option(
+        min=0, rich_help_panel=WORK, help="Microseconds that a batch waits to be full.")] = 2000,
+    num_batch_threads: Annotated[int | None, typer.Option(
+        min=1, show_default=False, rich_help_panel=WORK, help="Batches computed at once. Default: half of the "
+        "cores.")] = None,
+    max_enqueued_batches: Annotated[int, typer.Option(
+        min=1, rich_help_panel=WORK, help="Full batches that may wait, of each signature.")] = 100,
+    max_waiting: Annotated[int, typer.Option(
+        min=0, rich_help_panel=LIMITS, help="Requests that may wait for a worker; more get RESOURCE_EXHAUSTED.")] = 256,
+    max_request_bytes: Annotated[int, typer.Option(
+        min=1, rich_help_panel=LIMITS, help="Size of a request.")] = 4 << 20,
+    max_rows: Annotated[int, typer.Option(min=1, rich_help_panel=LIMITS, help="Rows of a request.")] = 1024,
+    rest_timeout: Annotated[float, typer.Option(
+        min=0.001, rich_help_panel=LIMITS, help="Seconds until a REST request gives up.")] = 30.0,
+    grace: Annotated[float, typer.Option(
+        min=0, rich_help_panel=LIMITS, help="Seconds that requests get to end after SIGTERM.")] = 30.0,
+    certificate: Annotated[Path | None, typer.Option(
+        show_default=False, rich_help_panel=SECURITY, help="PEM file; with --key it turns on TLS on both "
+        "ports.")] = None,
+    key: Annotated[Path | None, typer.Option(
+        show_default=False, rich_help_panel=SECURITY, help="PEM file of the certificate's key.")] = None,
+    client_ca: Annotated[Path | None, typer.Option(
+        show_default=False, rich_help_panel=SECURITY, help="PEM file; clients must show a certificate that it "
+        "signed.")] = None,
+    token_file: Annotated[Path | None, typer.Option(
+        show_default=False, rich_help_panel=SECURITY, help="File with the bearer token that requests must bring. "
+        "Default: the environment variable TFSEQ2SEQ_TOKEN, or no token.")] = None,
+    log_format: Annotated[
+        str, typer.Option(help="A line for each request on standard error: none, text or json.")] = "none",
 ) -> None:
-    """Answer gRPC requests as TensorFlow Serving does."""
+    """Answer gRPC and REST requests as TensorFlow Serving does."""
+    if (folder is None) == (model_config_file is None):
+        raise typer.BadParameter("serve needs FOLDER or --model-config-file, and not both.")
+    check_server(folder, port, host, backend)
     import_tensorflow()
+    from serving.answers import read_config_file
+    from serving.security import read_token
     from serving.server import serve as run_server
+    from serving.settings import BATCHING, Batching, Limits, Security
 
     def ready(address: str) -> None:
+        name = model_name if model_config_file is None else str(model_config_file)
         show.print(
-            f"serving {model_name} at {address}; ask with: tfseq2seq request \"TEXT\" --address {address}",
+            f"serving {name} at {address}; ask with: tfseq2seq request \"TEXT\" --address {address}",
             highlight=False, soft_wrap=True)
+        if rest_port:
+            scheme = "https" if certificate else "http"
+            show.print(f"page and REST API at {scheme}://{host}:{rest_port}", highlight=False, soft_wrap=True)
 
+    joined = Batching(
+        max_batch_size=max_batch_size, batch_timeout_micros=batch_timeout_micros,
+        num_batch_threads=num_batch_threads or BATCHING.num_batch_threads, max_enqueued_batches=max_enqueued_batches)
     run_server(
-        folder, port=port, host=host, model_name=model_name, backend=backend, on_ready=ready, op_threads=op_threads)
-
-
-def request(
-    texts: Annotated[list[str] | None, typer.Argument(help="Strings to send; default: standard input's lines.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Send the lines of this file.")] = None,
-    address: AddressOption = "127.0.0.1:8500",
-    model_name: Annotated[str, typer.Option(help="The served model.")] = "tfseq2seq",
-    signature: Annotated[str | None, typer.Option(help=SIGNATURE_HELP, show_default=False)] = None,
-    target: Annotated[list[str] | None, typer.Option(help="For score: one target a text, in order.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="What an answer begins with.")] = None,
-    phrase: Annotated[
-        list[str] | None, typer.Option(help="For beam: what an answer contains. May be repeated.")] = None,
-    length_penalty: Annotated[float | None, typer.Option(help="Of the score; 0 turns it off.")] = None,
-    min_length: Annotated[int | None, typer.Option(help="Tokens, end token included.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens, end token included.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="For sample; 0 takes the likeliest token.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="For sample: tokens that may be drawn; 0 is all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="For sample: share of probability that may be drawn.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="For sample: least share of the likeliest's probability.")] = None,
-    seed: Annotated[int | None, typer.Option(help="For sample: the same one gives the same answers.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all that is told, an object a text.")] = False,
-) -> None:
-    """Send raw strings to a server; print each hypothesis with its score, best first.
-
-    What is not given is as it was exported.
-    """
-    from serving.client import Client
-    from serving.signatures import BEAM, SCORE, SERVING_DEFAULT
-
-    asked = {
-        "prefix": prefix, "phrases": phrase, "length_penalty": length_penalty, "min_length": min_length,
-        "max_length": max_length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-        "seed": seed}
-    asked = {name: value for name, value in asked.items() if value is not None and value != []}
-    signature = signature or (BEAM if asked else SERVING_DEFAULT)
-    _check_request(signature, asked)
-    if file:
-        from pipelines.reading import read_lines
-
-        lines = read_lines(file)
-    else:
-        lines = list(texts) if texts else [line.rstrip("\n") for line in sys.stdin]
-    client = Client(address, model=model_name, timeout=timeout)
-    if signature == SCORE:
-        targets = list(target or [])
-        if len(targets) != len(lines):
-            raise typer.BadParameter(
-                f"score needs one --target a text. Received: {len(lines)} texts, {len(targets)} targets.")
-        for pair, each in zip(zip(lines, targets, strict=True), client.score_tokens(lines, targets), strict=True):
-            report = {"source": pair[0], "target": pair[1], "token_log_probabilities": each}
-            print(_as_json(report | {"log_probability": sum(each)}) if as_json else f"{sum(each):.4f}\t{pair[0]}")
-        return
-    for text, row in zip(lines, _answers(client, signature, lines, asked), strict=True):
-        if as_json:
-            told = [{key: value for key, value in each._asdict().items() if value is not None} for each in row]
-            print(_as_json({"text": text, "hypotheses": told}))
-        else:
-            for hypothesis in row:
-                print(f"{text}\t{hypothesis.score:.4f}\t{hypothesis.text}")
-
-
-def _check_request(signature: str, asked: dict[str, Any]) -> None:
-    from serving.signatures import SIGNATURES
-
-    if signature not in SIGNATURES:
-        raise typer.BadParameter(f"--signature must be one of {', '.join(SIGNATURES)}. Received: {signature!r}.")
-    for name in asked.keys() - SIGNATURES[signature].inputs.keys():
-        takers = [each for each, known in SIGNATURES.items() if name in known.inputs]
-        option = "--phrase" if name == "phrases" else f"--{name.replace('_', '-')}"
-        raise typer.BadParameter(f"{option} needs --signature {' or '.join(takers)}. Received: {signature}.")
-
-
-def _answers(client: Any, signature: str, lines: list[str], asked: dict[str, Any]) -> list[list[Any]]:
-    from serving.signatures import ALTERNATIVES, SAMPLE
-
-    if signature == SAMPLE:
-        return client.sample(lines, **asked)
-    if signature == ALTERNATIVES:
-        return client.alternatives(lines, asked.get("prefix"))
-    return client.predict(lines, signature, **asked)
-
-
-def _as_json(report: dict[str, Any]) -> str:
-    return json.dumps(report, ensure_ascii=False)
+        folder, port=port, host=host, model_name=model_name, backend=backend, on_ready=ready, op_threads=op_threads,
+        models=read_config_file(model_config_file) if model_config_file else (), workers=workers,
+        batching=joined if batching else None, poll_seconds=poll_seconds, rest_port=rest_port, log_format=log_format,
+        limits=Limits(
+            max_waiting=max_waiting, max_request_bytes=max_request_bytes, max_rows=max_rows, rest_timeout=rest_timeout,
+            grace=grace),
+        security=Security(certificate=certificate, key=key, client_ca=client_ca, token=read_token(token_file)))

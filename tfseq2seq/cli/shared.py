@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tfseq2seq.config import ConfigError, Run, load_recipe
-from tfseq2seq.quiet import import_tensorflow
+from tfseq2seq import arguments
+from tfseq2seq.config import Run, load_recipe
 
 RecipeArgument = Annotated[Path, typer.Argument(help="A TOML recipe; see pipelines/recipes.", show_default=False)]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as runs/NAME.", show_default=False)]
@@ -38,14 +38,7 @@ def load(recipe: Path, data: Path | None, overrides: list[str] | None) -> Run:
         values |= {f"data.{key}": None for key in ("corpus", "pair", "train", "valid", "test")}
         values |= {"data.folder": str(data), "data.sets": []}
     run = load_recipe(recipe, values)
-    import_tensorflow()
-    from pipelines.tasks import find_task
-    from tfseq2seq.evaluation import order_metrics
-
-    try:
-        order_metrics(find_task(run.task).metrics, run.train.metric)
-    except ValueError as error:
-        raise ConfigError(f"{recipe}: {error}") from None
+    arguments.check_recipe(run, str(recipe))
     return run
 
 

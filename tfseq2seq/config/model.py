@@ -5,12 +5,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
-from tfseq2seq.config.table import PositiveInt, Rate, Table
+from tfseq2seq.config.table import NonNegativeInt, PositiveInt, Rate, Table
 
 Size = Literal["tiny", "small", "base", "big"]
 
 # preset -> the keys it sets, a family each; keys of the recipe's own win. The Transformer's base and big are those of
 # Vaswani et al., 2017, table 3; the convolutional small is Gehring et al.'s for IWSLT and big theirs for WMT en-ro;
+# the Conformer's small, base and big are the S, M and L of Gulati et al., 2020, table 1;
 # the recurrent big has the depth and about the width of Luong et al., 2015, and the width of Wu et al., 2016 (8 layers
 # there); base is half as deep.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -28,6 +29,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "small": {"layers": 3, "units": 256, "heads": 4, "feed_forward_units": 1024},
         "base": {"layers": 6, "units": 512, "heads": 8, "feed_forward_units": 2048},
         "big": {"layers": 6, "units": 1024, "heads": 16, "feed_forward_units": 4096}},
+    "conformer": {
+        "tiny": {"layers": 2, "units": 128, "heads": 4, "feed_forward_units": 512},
+        "small": {"layers": 16, "units": 144, "heads": 4, "feed_forward_units": 576},
+        "base": {"layers": 16, "units": 256, "heads": 4, "feed_forward_units": 1024},
+        "big": {"layers": 17, "units": 512, "heads": 8, "feed_forward_units": 2048}},
+    "subsampling": {
+        "tiny": {"units": 128}, "small": {"units": 144}, "base": {"units": 256}, "big": {"units": 512}},
 }
 PRESET_EMBEDDING_UNITS = {"tiny": 128, "small": 256, "base": 512, "big": 1024}
 
@@ -58,14 +66,17 @@ class _Network(Table):
         return values
 
 
-class _Recurrent(_Network):
+class _Cells(_Network):
     cell: Literal["lstm", "gru"] = "lstm"
     layers: PositiveInt = 1
     units: PositiveInt = 256  # of each direction
-    residual: bool = False  # each layer of equal width adds its input to its output (Wu et al., 2016, section 3.1)
     normalization: Literal["none", "layer", "rms"] = "none"  # of each layer's output
     dropout: Rate = 0.1  # on the input of every layer and on the output
     dropout_per_sequence: bool = False  # one mask for all steps (Gal & Ghahramani, 2016)
+
+
+class _Recurrent(_Cells):
+    residual: bool = False  # each layer of equal width adds its input to its output (Wu et al., 2016, section 3.1)
 
 
 class RecurrentEncoder(_Recurrent):
@@ -94,6 +105,35 @@ class RecurrentEncoder(_Recurrent):
                 "merge_states needs two directions: set bidirectional = true, or merge_states = false. "
                 "Received: bidirectional = false")
         return self
+
+
+class PyramidalEncoder(_Cells):
+    """A stack of LSTM or GRU layers in both directions, each over half of the steps below (Chan et al., 2016)."""
+
+    family = "recurrent encoder"
+    kind: Literal["pyramidal"] = "pyramidal"
+    layers: PositiveInt = 4  # the lowest reads every step; 4 make one step of 8
+    pooling: Literal["last", "mean", "max", "attentive"] = "last"  # the fixed context: h_T, or pooled outputs
+
+    @property
+    def output_units(self) -> int:
+        """Width of the memory."""
+        return 2 * self.units
+
+    @property
+    def state(self) -> tuple[str, int, int] | None:
+        """Cell, layers and width of the last state, which a decoder may copy."""
+        return (self.cell, self.layers, self.output_units)
+
+
+class SubsamplingEncoder(_Network):
+    """Convolutions of every other step, to stand before another encoder in a sequence."""
+
+    family = "subsampling"
+    kind: Literal["subsampling"] = "subsampling"
+    layers: PositiveInt = 2  # each halves the steps
+    pooling: Literal["mean", "max", "attentive"] = "mean"  # of the memory, to the fixed context
+    dropout: Rate = 0.1  # on the output
 
 
 class ConvolutionalEncoder(_Network):
@@ -132,15 +172,18 @@ class _Transformer(_Network):
     layer_drop: Rate = 0.0  # share of the training steps that each layer is left out of (Fan et al., 2020)
 
     @pydantic.model_validator(mode="after")
-    def _heads_fit(self):
-        if self.units % self.heads:
-            raise ValueError(
-                f"units must be a multiple of heads. Received: units={self.units}, heads={self.heads}")
-        if self.positions == "rotary" and self.units // self.heads % 2:
-            raise ValueError(
-                "positions = \"rotary\" turns pairs of units: units / heads must be even. "
-                f"Received: units={self.units}, heads={self.heads}")
+    def _consistent(self):
+        _check_heads(self.units, self.heads, self.positions)
         return self
+
+
+def _check_heads(units: int, heads: int, positions: str) -> None:
+    if units % heads:
+        raise ValueError(f"units must be a multiple of heads. Received: units={units}, heads={heads}")
+    if positions == "rotary" and units // heads % 2:
+        raise ValueError(
+            "positions = \"rotary\" turns pairs of units: units / heads must be even. "
+            f"Received: units={units}, heads={heads}")
 
 
 class TransformerEncoder(_Transformer):
@@ -149,6 +192,31 @@ class TransformerEncoder(_Transformer):
     family = "transformer"
     kind: Literal["transformer"] = "transformer"
     pooling: Literal["mean", "max", "attentive"] = "mean"  # of the memory, to the fixed context
+
+
+class ConformerEncoder(_Network):
+    """Self-attention and convolutions (Gulati et al., 2020)."""
+
+    family = "conformer"
+    kind: Literal["conformer"] = "conformer"
+    layers: PositiveInt = 16
+    units: PositiveInt = 256
+    heads: PositiveInt = 4  # units must be a multiple of it
+    feed_forward_units: PositiveInt = 1024
+    kernel_size: PositiveInt = 31  # steps of the convolutions, odd
+    positions: Literal["sinusoidal", "relative", "rotary", "none"] = "rotary"
+    pooling: Literal["mean", "max", "attentive"] = "mean"  # of the memory, to the fixed context
+    dropout: Rate = 0.1  # on the input, on every part's output, and inside the feed-forward layers
+    attention_dropout: Rate = 0.0  # on the attention weights
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        _check_heads(self.units, self.heads, self.positions)
+        if self.kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size must be odd, so that it has a middle. Received: kernel_size={self.kernel_size}")
+        return self
+
 
 class _Composed(Table):
     encoders: list["Encoder"] = Field(min_length=2)
@@ -241,8 +309,10 @@ class AttentionalDecoder(_RecurrentDecoder):
     family = "recurrent decoder"
     kind: Literal["attentional"] = "attentional"
     attention: Literal[
-        "additive", "normed_additive", "dot", "scaled_dot", "general", "concat", "multi_head"] = "general"
+        "additive", "normed_additive", "dot", "scaled_dot", "general", "concat", "multi_head", "location",
+        "coverage"] = "general"
     heads: PositiveInt = 4  # of multi_head
+    location_width: PositiveInt = 31  # of location: steps of the memory that a filter over the last weights sees, odd
     input_feeding: bool = False  # Luong et al., 2015, section 3.3; costs a loop over target steps
 
     @pydantic.model_validator(mode="after")
@@ -251,6 +321,9 @@ class AttentionalDecoder(_RecurrentDecoder):
             raise ValueError(
                 "attention = \"multi_head\" needs units that are a multiple of heads. "
                 f"Received: units={self.units}, heads={self.heads}")
+        if self.location_width % 2 == 0:
+            raise ValueError(
+                f"location_width must be odd, so that it has a middle. Received: location_width={self.location_width}")
         return self
 
 
@@ -268,8 +341,9 @@ def _kind(default: str):
 
 Encoder = Annotated[
     Annotated[RecurrentEncoder, Tag("recurrent")] | Annotated[ConvolutionalEncoder, Tag("convolutional")]
-    | Annotated[TransformerEncoder, Tag("transformer")] | Annotated[SequenceEncoder, Tag("sequence")]
-    | Annotated[ParallelEncoder, Tag("parallel")],
+    | Annotated[TransformerEncoder, Tag("transformer")] | Annotated[PyramidalEncoder, Tag("pyramidal")]
+    | Annotated[ConformerEncoder, Tag("conformer")] | Annotated[SubsamplingEncoder, Tag("subsampling")]
+    | Annotated[SequenceEncoder, Tag("sequence")] | Annotated[ParallelEncoder, Tag("parallel")],
     Discriminator(_kind("recurrent"))]
 Decoder = Annotated[
     Annotated[RecurrentDecoder, Tag("recurrent")] | Annotated[AttentionalDecoder, Tag("attentional")]
@@ -283,13 +357,25 @@ class Model(Table):
     """The network."""
 
     preset: Size | None = None  # for both sides and embedding_units, where these say nothing themselves
+    # What the encoder reads: embedded tokens, or frames of features (data.audio), which one linear map makes
+    # embedding_units wide.
+    source: Literal["tokens", "features"] = "tokens"
+    ctc: bool = False  # a linear layer that says the target from the memory alone, for train.ctc_weight
     embedding_units: PositiveInt = 256
     # "source_target" one table for both inputs; "target_output" target table = output matrix; "all" both of it.
     share_embeddings: Literal["none", "source_target", "target_output", "all"] = "none"
     # Embeddings times sqrt(embedding_units) (Vaswani et al., 2017, section 3.4); default: where a Transformer reads.
     scale_embeddings: bool | None = None
+    # Answers may copy tokens of their source, known or not (See et al., 2017); needs data.share_tokenizer.
+    copying: bool = False
+    copy_slots: NonNegativeInt = 50  # distinct unknown tokens of a source that can be copied: of words or characters
     encoder: Encoder = RecurrentEncoder()
     decoder: Decoder = AttentionalDecoder()
+
+    @property
+    def num_copy_ids(self) -> int:
+        """Ids beyond the vocabulary: one a slot, and one that stands for nothing."""
+        return self.copy_slots + 1 if self.copying else 0
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -307,12 +393,27 @@ class Model(Table):
     @pydantic.model_validator(mode="after")
     def _consistent(self):
         encoder, decoder = self.encoder, self.decoder
+        shared = self.share_embeddings in ("source_target", "all")
+        if self.source == "features" and (shared or encoder.kind == "parallel"):
+            raise ValueError(
+                "source = \"features\" has no source embedding to share and is one source: set share_embeddings to "
+                "\"none\" or \"target_output\", and another encoder than \"parallel\". Received: "
+                f"share_embeddings=\"{self.share_embeddings}\", encoder.kind=\"{encoder.kind}\"")
         if decoder.kind == "attentional" and decoder.attention in ("dot", "scaled_dot"):
             if encoder.output_units != decoder.units:
                 raise ValueError(
                     f"decoder.attention = \"{decoder.attention}\" needs encoder states as wide as the decoder's: set "
                     f"decoder.units to {encoder.output_units}, or use \"general\". Received: encoder "
                     f"{encoder.output_units} wide, decoder {decoder.units}")
+        if self.copying and decoder.kind == "recurrent":
+            raise ValueError(
+                "copying needs a decoder with attention: decoder.kind = \"attentional\" or \"transformer\". Received: "
+                "\"recurrent\"")
+        shortening = next((kind for kind in kinds(encoder) if kind in ("parallel", "pyramidal", "subsampling")), None)
+        if self.copying and (shortening or self.source == "features"):
+            raise ValueError(
+                "copying needs one source of tokens, and a step of the memory for each: leave it out, or use other "
+                f"encoders. Received: source = \"{self.source}\", encoder.kind = \"{shortening or encoder.kind}\"")
         bridge = getattr(decoder, "bridge", "zero")
         if bridge in ("copy", "dense") and encoder.state is None:
             raise ValueError(
@@ -340,6 +441,11 @@ class Model(Table):
         return self
 
 
+def kinds(table: Any) -> list[str]:
+    """The kinds of an encoder and of those within it."""
+    return [table.kind, *(kind for each in getattr(table, "encoders", []) for kind in kinds(each))]
+
+
 def longest(table: Any) -> int | None:
     """Most steps that an encoder or decoder can read: the least of its learned positions, or None."""
     if hasattr(table, "encoders"):
@@ -347,6 +453,11 @@ def longest(table: Any) -> int | None:
         return min(limits, default=None)
     learned = table.kind == "convolutional" or getattr(table, "positions", None) == "learned"
     return table.max_positions if learned else None
+
+
+def shortens(table: Any) -> bool:
+    """Whether an encoder's memory has fewer steps than its source."""
+    return any(kind in ("subsampling", "pyramidal") for kind in kinds(table))
 
 
 def reads_transformer(table: Any) -> bool:

@@ -31,7 +31,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: dict[str, Any] | None =
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the recipe: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot read the recipe: {reason}") from error
     try:
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
@@ -61,8 +62,10 @@ def override(run: Run, values: dict[str, Any], tables: Sequence[str]) -> Run:
         return run
     for key in values:
         if key.split(".")[0] not in tables:
+            known = [each for each in _known_keys() if each.split(".")[0] in tables]
+            hint = "" if key in _known_keys() else _hint(key, known) or _hint_below(key, known)
             raise ConfigError(
-                f"--set can change {' and '.join(f'{table}.*' for table in tables)} of a run that is trained. "
+                f"--set can change {' and '.join(f'{table}.*' for table in tables)} of a run that is trained.{hint} "
                 f"Received: {key}")
     changed = run.model_dump(mode="json")
     for key, value in values.items():
@@ -108,7 +111,8 @@ def _line(key: str, items: list[Any]) -> str:
     place = _walk(first["loc"])
     if first["type"] == "extra_forbidden":
         known = list(place.table.model_fields)
-        return f"unknown key '{key}'.{_hint(place.path[-1], known)} Known here: {', '.join(known)}."
+        hint = _hint(place.path[-1], known) or _hint_below(place.path[-1], _known_keys())
+        return f"unknown key '{key}'.{hint} Known here: {', '.join(known)}."
     if first["type"] == "missing":
         return f"'{key}' is needed: add it. Received: no value."
     if first["type"] in ("model_type", "union_tag_not_found"):
@@ -134,6 +138,18 @@ def _hint(received: Any, known: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def _hint_below(received: str, known: list[str]) -> str:
+    """The key whose table was left out, as steps for train.steps."""
+    names = [key.split(".")[-1] for key in known]
+    close = difflib.get_close_matches(received.split(".")[-1], names, n=1)
+    return f" Did you mean {known[names.index(close[0])]!r}?" if close else ""
+
+
+def _known_keys() -> list[str]:
+    """All keys with a default, dotted."""
+    return list(flatten(Run(name="defaults").model_dump(mode="json")))
+
+
 class _Place(NamedTuple):
     """Where an error is: the keys that lead there, the table that holds the last, a type tried for its value."""
 
@@ -157,6 +173,8 @@ def _walk(location: Sequence[str | int]) -> _Place:
             annotation = field and field.annotation
         elif get_origin(annotation) is list and isinstance(part, int):
             annotation = get_args(annotation)[0]
+        elif get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
         elif (kinds := _kinds(annotation)) and part in kinds:
             annotation = kinds[str(part)]
             continue

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from tfseq2seq.config.model import Model, longest
+from tfseq2seq.config.audio import Audio, SpecAugment
+from tfseq2seq.config.model import Model, longest, shortens
 from tfseq2seq.config.table import NonNegative, PositiveInt, Rate, Table
 
 
@@ -37,10 +38,25 @@ class Origin(Table):
 class DataSet(Origin):
     """One of several sets of pairs, see `Data.sets`."""
 
-    # Put before each source, and one token to a tokenizer of subwords, as "<2de>" for the language asked for
-    # (Johnson et al., 2017) or "<bt>" for what was translated back (Caswell et al., 2019).
-    source_tag: Annotated[str, Field(pattern=r"^\S+$")] | None = None
+    # Put before each source, and one token to a tokenizer of subwords or words, as "<2de>" for the language asked for
+    # (Johnson et al., 2017) or "<bt>" for what was translated back (Caswell et al., 2019); or several, one by one.
+    source_tag: str | list[str] | None = None
     weight: NonNegative = 1.0  # of each of its pairs in the loss
+
+    @property
+    def source_tags(self) -> list[str]:
+        if self.source_tag is None:
+            return []
+        return [self.source_tag] if isinstance(self.source_tag, str) else self.source_tag
+
+    @pydantic.model_validator(mode="after")
+    def _tags_are_words(self):
+        for tag in self.source_tags:
+            if tag.split() != [tag]:
+                raise ValueError(
+                    "source_tag needs a tag without white space, as \"<2de>\", or a list of them. Received: "
+                    f"{self.source_tag!r}")
+        return self
 
 
 class Data(Origin):
@@ -51,14 +67,15 @@ class Data(Origin):
     # comes once, above it small sets come more often (Arivazhagan et al., 2019).
     temperature: Annotated[float, Field(gt=0)] = 1.0
     alignments: str | None = None  # a file with a line a train pair, "0-0 1-2": source word - target word, from 0
+    audio: Audio | None = None  # sources are recordings: paths of WAV or FLAC files, which become features
     source_tokenizer: Tokenizer = Tokenizer()
     target_tokenizer: Tokenizer = Tokenizer()
     share_tokenizer: bool = False  # one vocabulary for both sides, trained on both
     source_separator: Annotated[str, Field(pattern=r"\S")] | None = None  # between the sources of one line, as "|||"
-    max_source_length: PositiveInt = 128  # tokens, end token included; longer pairs are left out of training
+    max_source_length: PositiveInt = 128  # tokens, end token included, or frames; longer pairs are left out
     max_target_length: PositiveInt = 128
     filter: bool = True  # drop what `check` calls broken: empty, badly-ratioed, control characters, leaked
-    batch_tokens: PositiveInt = 4096  # padded tokens of the wider side in one global batch
+    batch_tokens: PositiveInt = 4096  # padded tokens, or frames, of the wider side in one global batch
     num_lengths: PositiveInt = 4  # distinct padded lengths a side: each pair of lengths is one trace
 
 
@@ -94,10 +111,14 @@ class Train(Table):
     teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
     # Of the cross-entropy between data.alignments and the attention (Chen et al., 2016), beside the loss.
     guided_alignment_weight: NonNegative = 0.0
+    coverage_weight: NonNegative = 0.0  # of attention that falls where it fell before (See et al., 2017; 1 there)
     source_word_dropout: Rate = 0.0  # share of the source tokens that training replaces by the unknown one
     target_word_dropout: Rate = 0.0  # the same of the tokens that the decoder reads
     source_token_noise: Rate = 0.0  # share of the source tokens that it replaces by random ones
     target_token_noise: Rate = 0.0
+    spec_augment: SpecAugment | None = None  # parts of the features that training hides
+    # Lambda of the joint loss: its share is CTC's, over the memory, the rest the decoder's (Watanabe et al., 2017).
+    ctc_weight: Rate = 0.0
     # Draws the subwords of each batch anew; 0 is off. Unigram: alpha of subword regularisation, as 0.2, small for more
     # variety (Kudo, 2018). BPE: the share of merges left out, as 0.1 (BPE dropout, Provilkov et al., 2020).
     source_subword_alpha: NonNegative = 0.0
@@ -248,8 +269,9 @@ class Decode(Table):
 class Export(Table):
     """What the SavedModel holds."""
 
-    num_hypotheses: PositiveInt = 4  # width of the answers of serving_default, at most decode.beam_size
-    max_source_length: PositiveInt = 256  # tokens; longer requests are cut here
+    # Width of the answers of serving_default, at most decode.beam_size; default: all of the beam, 4 of a wider one.
+    num_hypotheses: PositiveInt | None = None
+    max_source_length: PositiveInt = 256  # tokens, or frames; longer requests are cut here
     check_lines: PositiveInt = 32  # held-out lines replayed through checkpoint and SavedModel, and kept in it
     warm_up_lines: PositiveInt = 5  # of these, short to long, that a server answers before it is ready
     weights: Literal["float32", "float16", "bfloat16", "int8"] = "float32"  # as stored; computed with in float32
@@ -268,12 +290,21 @@ class Run(Table):
     decode: Decode = Decode()
     export: Export = Export()
 
+    @property
+    def num_exported(self) -> int:
+        """Hypotheses of serving_default."""
+        return self.export.num_hypotheses or min(4, self.decode.beam_size)
+
     @pydantic.model_validator(mode="after")
     def _consistent(self):
         if self.model.share_embeddings in ("source_target", "all") and not self.data.share_tokenizer:
             raise ValueError(
                 "model.share_embeddings = \"" + self.model.share_embeddings + "\" needs data.share_tokenizer = true: "
                 "one table can only serve one vocabulary. Received: share_tokenizer = false")
+        if self.model.copying and not self.data.share_tokenizer:
+            raise ValueError(
+                "model.copying needs data.share_tokenizer = true: what is copied must be a token of the target. "
+                "Received: share_tokenizer = false")
         if (self.train.jit_compile and self.train.teacher_forcing_ratio < 1
                 and self.model.decoder.kind != "transformer"):
             raise ValueError(
@@ -282,6 +313,15 @@ class Run(Table):
                 f"teacher_forcing_ratio={self.train.teacher_forcing_ratio}, decoder.kind = "
                 f"\"{self.model.decoder.kind}\"")
         self._check_alignments()
+        if self.train.coverage_weight and self.model.decoder.kind == "recurrent":
+            raise ValueError(
+                "train.coverage_weight needs a decoder with attention: \"attentional\" or \"transformer\". Received: "
+                f"coverage_weight={self.train.coverage_weight}, decoder.kind = \"recurrent\"")
+        if self.train.coverage_weight and self.train.teacher_forcing_ratio < 1:
+            raise ValueError(
+                "train.coverage_weight needs the true tokens, over whose steps attention is summed: set "
+                f"teacher_forcing_ratio = 1. Received: teacher_forcing_ratio={self.train.teacher_forcing_ratio}")
+        self._check_audio()
         if self.data.temperature != 1 and not self.data.sets:
             raise ValueError(
                 "data.temperature mixes data.sets: name several, or leave it out. Received: temperature = "
@@ -320,11 +360,40 @@ class Run(Table):
                 raise ValueError(
                     f"model.{side}.max_positions must reach the longest {side} input, {max(lengths)} tokens (data, "
                     f"decode and export set them). Received: max_positions = {limit}")
-        if self.export.num_hypotheses > self.decode.beam_size:
+        if self.num_exported > self.decode.beam_size:
             raise ValueError(
-                "export.num_hypotheses must be at most decode.beam_size. Received: "
-                f"export.num_hypotheses={self.export.num_hypotheses}, decode.beam_size={self.decode.beam_size}")
+                "export.num_hypotheses must be at most decode.beam_size; set both, or leave it out to follow the beam. "
+                f"Received: export.num_hypotheses={self.export.num_hypotheses}, "
+                f"decode.beam_size={self.decode.beam_size}")
         return self
+
+    def _check_audio(self):
+        data, train, model = self.data, self.train, self.model
+        if (data.audio is None) == (model.source == "features"):
+            raise ValueError(
+                "[data.audio] and model.source = \"features\" belong together: one makes recordings features, the "
+                f"other reads them. Received: model.source = \"{model.source}\"")
+        if model.ctc != (train.ctc_weight > 0):
+            raise ValueError(
+                "model.ctc = true and train.ctc_weight above 0 belong together. Received: "
+                f"ctc={str(model.ctc).lower()}, ctc_weight={train.ctc_weight}")
+        if train.ctc_weight and train.teacher_forcing_ratio < 1:
+            raise ValueError(
+                "train.ctc_weight needs teacher_forcing_ratio = 1. Received: "
+                f"teacher_forcing_ratio={train.teacher_forcing_ratio}")
+        if data.audio is None:
+            if train.spec_augment is not None:
+                raise ValueError("train.spec_augment hides features and needs [data.audio]. Received: none")
+            return
+        for name, value in (
+                ("data.share_tokenizer", data.share_tokenizer), ("data.alignments", data.alignments),
+                ("data.sets", any(each.source_tag for each in data.sets)), ("decode.replace_unknown",
+                self.decode.replace_unknown), ("train.source_word_dropout", train.source_word_dropout),
+                ("train.source_token_noise", train.source_token_noise),
+                ("train.source_subword_alpha", train.source_subword_alpha)):
+            if value:
+                raise ValueError(
+                    f"{name} is of sources that are text: leave it out with [data.audio]. Received: {value!r}")
 
     def _check_alignments(self):
         weight = self.train.guided_alignment_weight
@@ -332,6 +401,12 @@ class Run(Table):
             raise ValueError(
                 "data.alignments and train.guided_alignment_weight belong together: set both or none. Received: "
                 f"alignments={self.data.alignments!r}, guided_alignment_weight={weight}")
+        positions = {"train.guided_alignment_weight": weight, "decode.replace_unknown": self.decode.replace_unknown}
+        for name, value in positions.items():
+            if value and shortens(self.model.encoder):
+                raise ValueError(
+                    f"{name} needs an encoder with a step for each source token, neither \"subsampling\" nor "
+                    f"\"pyramidal\". Received: encoder.kind = \"{self.model.encoder.kind}\"")
         if not weight:
             return
         if self.model.decoder.kind == "recurrent":

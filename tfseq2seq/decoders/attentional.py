@@ -1,10 +1,13 @@
 """The recurrent decoder with attention."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfseq2seq.decoders.base import StackedDecoder
 from tfseq2seq.layers.attention import make_attention
+from tfseq2seq.layers.multihead import as_weights
 from tfseq2seq.structures import AttentionMemory, RecurrentState
 
 
@@ -14,12 +17,14 @@ class AttentionalDecoder(StackedDecoder):
 
     h[t] = RNN(x[t], h[t-1]), c[t] = attention(h[t], memory), a[t] = tanh(W_c [c[t]; h[t]])
     (Luong et al., 2015, arXiv:1508.04025, eq. 5). With input feeding the RNN reads [x[t]; a[t-1]]
-    (section 3.3), which chains the steps; without it all steps are computed at once in training.
+    (section 3.3), which chains the steps, as does an attention that reads where it looked before; without both
+    all steps are computed at once in training.
 
     Args:
         attention: A name of `layers.attention.ATTENTIONS`.
         heads: Number of heads of "multi_head"; divides units.
         input_feeding: Whether a[t-1] is part of the next input.
+        location_width: Source steps that each filter of "location" sees, odd.
         output_units: Width of a[t]; default `units`.
         All others: See `StackedDecoder`.
     Call arguments:
@@ -32,10 +37,14 @@ class AttentionalDecoder(StackedDecoder):
         outputs [B, T, output_units] and attention weights [B, T, S] float32.
     """
 
-    def __init__(self, attention="general", heads=4, input_feeding=False, units=512, output_units=None, **kwargs):
+    def __init__(
+        self, attention="general", heads=4, input_feeding=False, location_width=31, units=512, output_units=None,
+        **kwargs,
+    ):
         super().__init__(units=units, output_units=output_units or units, **kwargs)
         self.attention_kind, self.heads, self.input_feeding = attention, heads, input_feeding
-        self.attention = make_attention(attention, units, heads, dtype=self.dtype_policy)
+        self.location_width = location_width
+        self.attention = make_attention(attention, units, heads, location_width, dtype=self.dtype_policy)
         self.combine = keras.layers.Dense(
             self.output_units, activation="tanh", use_bias=False, name="combine", dtype=self.dtype_policy)
 
@@ -51,7 +60,10 @@ class AttentionalDecoder(StackedDecoder):
         keys, values = self.attention.project(encoded.memory)
         rows = tf.shape(encoded.memory)[0]
         feed = tf.zeros([rows, self.output_units], self.compute_dtype) if self.input_feeding else ()
-        state = RecurrentState(self.bridge(encoded.final_state, encoded.context), feed)
+        attended: Any = ()
+        if self.attention.reads_attended:
+            attended = self.attention.begin(encoded.mask)
+        state = RecurrentState(self.bridge(encoded.final_state, encoded.context), feed, attended)
         return AttentionMemory(keys, values, encoded.mask), state
 
     def step(self, inputs, state, memory, training=False, noises=None):
@@ -72,20 +84,29 @@ class AttentionalDecoder(StackedDecoder):
         hidden, recurrent = self.run_step(hidden, state.recurrent, training, noises)
         beam = num_rows // tf.maximum(num_sources, 1)  # 0 sources have 0 rows
         query = tf.reshape(hidden, [num_sources, beam, self.units])
-        output, weights = self._attend(query, memory)
+        output, weights = self._attend(query, memory, state.attended)
         output = tf.reshape(output, [num_rows, self.output_units])
         output = self.stack.finish(output, training, noises[-1])
         weights = tf.reshape(weights, [num_rows, tf.shape(weights)[-1]])
-        return output, RecurrentState(recurrent, output if self.input_feeding else ()), weights
+        attended: Any = ()
+        if self.attention.reads_attended:
+            attended = self.attention.remember(state.attended, as_weights(weights))
+            attended = tf.ensure_shape(attended, state.attended.shape)
+        return output, RecurrentState(recurrent, output if self.input_feeding else (), attended), weights
 
     def call(self, inputs, state, memory, mask=None, training=False):
-        if self.input_feeding:
+        if self.input_feeding or self.attention.reads_attended:
             return self._call_stepwise(inputs, state, memory, training)
-        output, weights = self._attend(self.run(inputs, state.recurrent, training), memory)
+        output, weights = self._attend(self.run(inputs, state.recurrent, training), memory, ())
         return self.stack.finish(output, training), weights
 
-    def _attend(self, query, memory):
-        context, weights = self.attention(query, memory.keys, memory.values, memory.mask)
+    def _attend(self, query, memory, attended):
+        """What is said of [B, T, units] queries; `attended` [B * T, S] is what the attention remembers, or ()."""
+        options = {}
+        if self.attention.reads_attended:
+            shape = tf.shape(query)
+            options["attended"] = tf.reshape(attended, [shape[0], shape[1], tf.shape(memory.mask)[1]])
+        context, weights = self.attention(query, memory.keys, memory.values, memory.mask, **options)
         return self.combine(tf.concat([context, query], -1)), weights  # [B, T, output_units]
 
     def _call_stepwise(self, inputs, state, memory, training):
@@ -107,4 +128,4 @@ class AttentionalDecoder(StackedDecoder):
     def get_config(self):
         return {
             **super().get_config(), "attention": self.attention_kind, "heads": self.heads,
-            "input_feeding": self.input_feeding}
+            "input_feeding": self.input_feeding, "location_width": self.location_width}

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfseq2seq.layers.base import Layer
 from tfseq2seq.layers.linear import Linear
-from tfseq2seq.layers.multihead import MASKED, causal_bias, padding_bias
+from tfseq2seq.layers.multihead import MASKED, causal_bias, mean_of_heads, padding_bias
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.structures import AttentionMemory, Cache, FixedCache, Shared
@@ -112,7 +112,7 @@ class TransformerDecoder(Layer):
                 (memory.keys[i], memory.values[i]), memory_bias, training)
             keys.append(layer_keys)
             values.append(layer_values)
-        weights = tf.reshape(tf.reduce_mean(weights, 1), [num_rows, tf.shape(memory.mask)[1]])
+        weights = tf.reshape(mean_of_heads(weights), [num_rows, tf.shape(memory.mask)[1]])
         state = state._replace(keys=Shared(tuple(keys)), values=Shared(tuple(values)), ancestors=ancestors)
         if isinstance(state, FixedCache):
             state = state._replace(length=Shared(state.length.part + 1))
@@ -129,7 +129,7 @@ class TransformerDecoder(Layer):
             after, weights = layer.read(
                 rows, steps, bias, positions, (memory.keys[i], memory.values[i]), memory_bias, training)
             rows = self.stack.layer_drop(rows, after, training=training)
-        return steps.unpack(self._finish(rows)), tf.reduce_mean(weights, 1)
+        return steps.unpack(self._finish(rows)), mean_of_heads(weights)
 
     def _finish(self, rows):
         rows = self.stack.finish(rows)

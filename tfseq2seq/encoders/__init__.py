@@ -1,14 +1,20 @@
 """Encoders read the source: `call(source, mask, training) -> EncoderOutput`."""
 
 from tfseq2seq.encoders.composed import ParallelEncoder, SequenceEncoder
+from tfseq2seq.encoders.conformer import ConformerEncoder
 from tfseq2seq.encoders.convolutional import ConvolutionalEncoder
+from tfseq2seq.encoders.pyramidal import PyramidalEncoder
 from tfseq2seq.encoders.recurrent import RecurrentEncoder
+from tfseq2seq.encoders.subsampling import SubsamplingEncoder
 from tfseq2seq.encoders.transformer import TransformerEncoder
 
 ENCODERS = {
     "recurrent": RecurrentEncoder,
     "convolutional": ConvolutionalEncoder,
     "transformer": TransformerEncoder,
+    "pyramidal": PyramidalEncoder,
+    "conformer": ConformerEncoder,
+    "subsampling": SubsamplingEncoder,
     "sequence": SequenceEncoder,
     "parallel": ParallelEncoder,
 }

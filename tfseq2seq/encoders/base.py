@@ -2,9 +2,16 @@
 
 from typing import Any
 
+import tensorflow as tf
+
 from tfseq2seq.layers.base import Layer
 from tfseq2seq.layers.pooling import Pooling
-from tfseq2seq.structures import PAD
+from tfseq2seq.structures import source_mask
+
+
+def zero_padding(values, mask):
+    """[B, S, D] values, 0 where the mask [B, S] is not True."""
+    return values * tf.cast(mask, values.dtype)[:, :, None]
 
 
 class Encoder(Layer):
@@ -28,14 +35,18 @@ class Encoder(Layer):
         self.built = True  # the parts build themselves when they are first used
 
     def read(self, ids, embed, training=False):
-        """The source from its ids.
+        """The source from its ids, or from features.
 
         Args:
-            ids: [B, S] int32, ended by EOS, then PAD.
-            embed: [B, S] ids to [B, S, X] vectors.
+            ids: [B, S] int32, ended by EOS, then PAD; or [B, S, F + 1] float features, see `source_mask`.
+            embed: these to [B, S, X] vectors.
             training: Whether dropout is on.
         """
-        return self(embed(ids), mask=ids != PAD, training=training)
+        return self(embed(ids), mask=source_mask(ids), training=training)
+
+    def num_steps(self, source_steps):
+        """S', steps of the memory of a source of so many; a Python int."""
+        return source_steps
 
     def get_config(self):
         return {**super().get_config(), "pooling": self.pooling}

@@ -1,5 +1,7 @@
 """Encoders made of encoders: one after the other, or side by side."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -33,6 +35,10 @@ class SequenceEncoder(_Composed):
     def output_units(self):
         """Width of the memory."""
         return self.encoders[-1].output_units
+
+    def num_steps(self, source_steps):
+        """See `Encoder.num_steps`."""
+        return functools.reduce(lambda steps, encoder: encoder.num_steps(steps), self.encoders, source_steps)
 
     def call(self, source, mask, training=False):
         output = EncoderOutput(source, mask, (), None)

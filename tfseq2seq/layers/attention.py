@@ -8,7 +8,7 @@ in training and the K hypotheses of one source in search, so nothing of the sour
 import keras
 import tensorflow as tf
 
-from tfseq2seq.layers.multihead import CrossAttention, padding_bias
+from tfseq2seq.layers.multihead import CrossAttention, attention_weights, mean_of_heads, padding_bias
 from tfseq2seq.layers.padding import RealSteps
 
 
@@ -32,6 +32,8 @@ class Attention(keras.layers.Layer):
         ValueError: `units` is below 1.
     """
 
+    reads_attended = False  # whether `call` takes where earlier steps looked
+
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
         if units < 1:
@@ -43,10 +45,13 @@ class Attention(keras.layers.Layer):
         memory = tf.cast(memory, self.compute_dtype)
         return self.project_keys(memory), memory
 
-    def call(self, query, keys, values, mask):
-        scores = tf.cast(self.score(query, keys), tf.float32)  # [B, T, S]
-        weights = tf.nn.softmax(tf.where(mask[:, None], scores, scores.dtype.min))
-        return tf.matmul(tf.cast(weights, values.dtype), values), weights
+    def call(self, query, keys, values, mask, attended=None):
+        return self.average(tf.cast(self.score(query, keys), tf.float32), values, mask)
+
+    def average(self, scores, values, mask):
+        """The context, and what `attention_weights` gives of scores [B, T, S] float32."""
+        weights, given = attention_weights(tf.where(mask[:, None], scores, scores.dtype.min))
+        return tf.matmul(tf.cast(weights, values.dtype), values), given
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
@@ -140,6 +145,108 @@ class NormedAdditiveAttention(AdditiveAttention):
         return tf.einsum("btsd,d->bts", hidden, tf.cast(vector, hidden.dtype))
 
 
+class AttendedAttention(AdditiveAttention):
+    """score[t, s] = v . tanh(W_q query[t] + W_k values[s] + f[t, s]), f made of where earlier steps looked.
+
+    A subclass says what is remembered of them, and what f is.
+
+    Args:
+        units: Width of the query, at least 1.
+    Call arguments:
+        attended: [B, T, S] float32, what is remembered before each query.
+        All others, and results: see `Attention`.
+    """
+
+    reads_attended = True
+
+    def begin(self, mask):
+        """What is remembered before the first step, [B, S] float32; mask is [B, S] bool, True on real steps."""
+        raise NotImplementedError
+
+    def remember(self, attended, weights):
+        """What is remembered after a step: of [N, S] float32 before it and its weights, the same."""
+        raise NotImplementedError
+
+    def describe(self, attended):
+        """f [B, T, S, units] of what is remembered [B, T, S]."""
+        raise NotImplementedError
+
+    def call(self, query, keys, values, mask, attended=None):
+        looked = self.describe(tf.cast(attended, keys.dtype))
+        hidden = tf.tanh(self.query_projection(query)[:, :, None] + keys[:, None] + looked)  # [B, T, S, units]
+        scores = tf.einsum("btsd,d->bts", hidden, tf.cast(self.score_vector, hidden.dtype))
+        return self.average(tf.cast(scores, tf.float32), values, mask)
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class LocationAttention(AttendedAttention):
+    """f[t] = U (F * weights[t - 1]) + b (Chorowski et al., 2015, arXiv:1506.07503, eq. 8 and 9).
+
+    The convolution F over the weights of the step before tells each source step whether it, or one beside it, was
+    looked at; before the first step all were alike.
+
+    Args:
+        units: Width of the query, at least 1.
+        filters: Number of convolutions over the weights.
+        width: Source steps that each sees, odd.
+    Raises:
+        ValueError: `width` is even.
+    """
+
+    def __init__(self, units, filters=10, width=31, **kwargs):
+        super().__init__(units, **kwargs)
+        if width % 2 == 0:
+            raise ValueError(f"LocationAttention needs an odd width, with a middle. Received: width={width}.")
+        self.filters, self.width = filters, width
+        self.location_projection = keras.layers.Dense(units, dtype=self.dtype_policy)  # U, and b
+
+    def build(self, query_shape, keys_shape, values_shape):
+        super().build(query_shape, keys_shape, values_shape)
+        self.convolution = self.add_weight(
+            name="convolution", shape=(self.width, 1, self.filters), initializer="glorot_uniform")
+
+    def begin(self, mask):
+        real = tf.cast(mask, tf.float32)
+        return tf.math.divide_no_nan(real, tf.reduce_sum(real, 1, keepdims=True))
+
+    def remember(self, attended, weights):
+        return weights
+
+    def describe(self, attended):
+        shape = tf.shape(attended)
+        rows = tf.reshape(attended, [-1, shape[2], 1])
+        found = tf.nn.conv1d(rows, tf.convert_to_tensor(self.convolution), stride=1, padding="SAME")
+        # Of no rows TensorFlow's convolution has a wrong width on processors with AVX-512.
+        return self.location_projection(tf.reshape(found, [shape[0], shape[1], shape[2], self.filters]))
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters, "width": self.width}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class CoverageAttention(AttendedAttention):
+    """f[t, s] = w_c c[t, s] + b, the coverage c[t] being the sum of the weights of all steps before t.
+
+    (See et al., 2017, arXiv:1704.04368, eq. 10 and 11.) With `train.coverage_weight` it learns not to look twice.
+
+    Args:
+        units: Width of the query, at least 1.
+    """
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.coverage_projection = keras.layers.Dense(units, dtype=self.dtype_policy)  # w_c, and b
+
+    def begin(self, mask):
+        return tf.zeros(tf.shape(mask))
+
+    def remember(self, attended, weights):
+        return attended + weights
+
+    def describe(self, attended):
+        return self.coverage_projection(attended[..., None])
+
+
 @keras.saving.register_keras_serializable("tfseq2seq")
 class MultiHeadAttention(Attention):
     """Several scaled dot attentions side by side, with projections of their own (Vaswani et al., 2017, 3.2.2).
@@ -161,9 +268,9 @@ class MultiHeadAttention(Attention):
         steps = RealSteps(tf.ones(tf.shape(memory)[:2], tf.bool), remove=False)
         return self.attention.project(steps.pack(tf.cast(memory, self.compute_dtype)), steps)
 
-    def call(self, query, keys, values, mask):
+    def call(self, query, keys, values, mask, attended=None):
         mixed, weights = self.attention.attend(self.attention.query(query), keys, values, padding_bias(mask))
-        return self.attention.output(mixed), tf.reduce_mean(weights, 1)
+        return self.attention.output(mixed), mean_of_heads(weights)
 
     def get_config(self):
         return {**super().get_config(), "heads": self.heads}
@@ -177,10 +284,12 @@ ATTENTIONS = {
     "scaled_dot": ScaledDotAttention,
     "general": GeneralAttention,
     "multi_head": MultiHeadAttention,
+    "location": LocationAttention,
+    "coverage": CoverageAttention,
 }
 
 
-def make_attention(kind, units, heads=4, **kwargs):
-    """The attention of a name; only "multi_head" has several heads."""
-    options = {"heads": heads} if kind == "multi_head" else {}
+def make_attention(kind, units, heads=4, location_width=31, **kwargs):
+    """The attention of a name; only "multi_head" has several heads, only "location" a width."""
+    options = {"multi_head": {"heads": heads}, "location": {"width": location_width}}.get(kind, {})
     return ATTENTIONS[kind](units, **options, **kwargs)

@@ -1,10 +1,11 @@
-"""The gated convolution."""
+"""Convolutions over steps: gated, halving, and of each unit by itself."""
 
 import keras
 import tensorflow as tf
 
 from tfseq2seq.layers.base import Layer
 from tfseq2seq.layers.dropout import Dropout
+from tfseq2seq.layers.linear import Linear
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -55,3 +56,61 @@ class GatedConvolution(Layer):
 
     def get_config(self):
         return {**super().get_config(), "kernel_size": self.kernel_size, "dropout": self.dropout}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class HalvingConvolution(Layer):
+    """relu(W [x[2t - 1]; x[2t]; x[2t + 1]] + b): a convolution of three steps at every other one, zeros at the ends.
+
+    (Of the features of speech, as before the Transformer of Dong et al., 2018, there over time and frequency.)
+
+    Args:
+        units: Width of the output.
+    Call arguments:
+        inputs: [B, S, D] float, 0 on padding.
+        mask: [B, S] bool, True on real steps.
+    Returns:
+        [B, ceil(S / 2), units] float, 0 on padding, and its mask: step t is real where step 2t was.
+    """
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.linear = Linear(units, name="linear", dtype=self.dtype_policy)
+
+    def call(self, inputs, mask):
+        # Not a padding of "SAME", which stands elsewhere where the number of steps is even.
+        padded = tf.pad(inputs, [[0, 0], [1, 1], [0, 0]])
+        last = tf.shape(inputs)[1] - 1
+        windows = tf.concat([padded[:, i : i + last + 1 : 2] for i in range(3)], -1)  # [B, ceil(S / 2), 3 D]
+        mask = mask[:, ::2]
+        output = tf.nn.relu(self.linear(windows))
+        return output * tf.cast(mask, output.dtype)[:, :, None], mask
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@tf.custom_gradient
+def depthwise_convolution(inputs, kernel):
+    """y[t] = sum over i of kernel[i] * x[t + i - r], r = (K - 1) / 2: each unit by itself, zeros at the ends.
+
+    A sum of shifted products: of the gradient of TensorFlow's own a CPU makes a loop over single values.
+
+    Args:
+        inputs: [B, T, D] float.
+        kernel: [K, D] float, K odd.
+    Returns:
+        [B, T, D] float.
+    """
+    size, length = kernel.shape[0], tf.shape(inputs)[1]
+
+    def shifted(values):
+        padded = tf.pad(values, [[0, 0], [size // 2, size // 2], [0, 0]])
+        return [padded[:, i : i + length] for i in range(size)]
+
+    def gradient(upstream):
+        towards_kernel = tf.stack([tf.reduce_sum(part * upstream, [0, 1]) for part in shifted(inputs)])
+        return depthwise_convolution(upstream, kernel[::-1]), towards_kernel
+
+    return tf.add_n([part * kernel[i] for i, part in enumerate(shifted(inputs))]), gradient

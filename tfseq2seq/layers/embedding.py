@@ -1,8 +1,9 @@
-"""Ids to vectors and vectors to logits; one table may do both."""
+"""Ids or features to vectors, and vectors to logits; one table may do both."""
 
 import keras
 import tensorflow as tf
 
+from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.product import cut, widen
 
 COPIED_VOCABULARY = 16_000  # ids; see `logits_of_steps`
@@ -70,3 +71,27 @@ class Embedding(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "vocabulary_size": self.vocabulary_size, "units": self.units}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
+class FeatureProjection(keras.layers.Layer):
+    """x W + b of each frame's features: what an embedding is to tokens.
+
+    Args:
+        units: Width of a vector.
+    Call arguments:
+        features: [B, S, F + 1] float; the last one, which says whether the frame is real, is not read.
+    Returns:
+        [B, S, units] float.
+    """
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.linear = Linear(units, name="linear", dtype=self.dtype_policy)
+
+    def call(self, features):
+        return self.linear(tf.cast(features[:, :, :-1], self.compute_dtype))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}

@@ -1,5 +1,9 @@
 """Multi-head attention: projections on rows, and the attention between them."""
 
+import contextlib
+import contextvars
+import math
+
 import keras
 import tensorflow as tf
 
@@ -8,6 +12,40 @@ from tfseq2seq.layers.dropout import Dropout
 from tfseq2seq.layers.linear import Linear
 
 MASKED = -1e9  # added to the score of what must not be seen; finite, so that a row of padding stays finite
+
+
+_in_logarithms = contextvars.ContextVar("in_logarithms", default=False)
+
+
+@contextlib.contextmanager
+def weights_in_logarithms():
+    """Inside, what is traced gives the logarithms of attention weights in their place.
+
+    They keep their gradient where a weight is 0 in float32, as it is from about 100 nats below the largest score on.
+    """
+    token = _in_logarithms.set(True)
+    try:
+        yield
+    finally:
+        _in_logarithms.reset(token)
+
+
+def attention_weights(scores):
+    """[..., S] float32 scores to the weights to use, and to those to give, see `weights_in_logarithms`."""
+    weights = tf.nn.softmax(scores)
+    return weights, tf.nn.log_softmax(scores) if _in_logarithms.get() else weights
+
+
+def as_weights(given):
+    """Weights that `attention_weights` gave as what they are, logarithms or not."""
+    return tf.exp(given) if _in_logarithms.get() else given
+
+
+def mean_of_heads(weights):
+    """[B, heads, T, S] weights, as `attention_weights` gives them, to [B, T, S]."""
+    if _in_logarithms.get():
+        return tf.reduce_logsumexp(weights, 1) - math.log(weights.shape[1])
+    return tf.reduce_mean(weights, 1)
 
 
 def padding_bias(mask):
@@ -61,11 +99,11 @@ def attend(query, keys, values, bias, dropout=None, training=False):
         [B, heads, T, D] and the weights [B, heads, T, S] float32 before dropout.
     """
     scores = tf.matmul(query * query.shape[-1] ** -0.5, keys, transpose_b=True)  # [B, heads, T, S]
-    weights = tf.nn.softmax(tf.cast(scores, tf.float32) + bias)
+    weights, given = attention_weights(tf.cast(scores, tf.float32) + bias)
     used = tf.cast(weights, values.dtype)
     if dropout is not None:
         used = dropout(used, training=training)
-    return tf.matmul(used, values), weights
+    return tf.matmul(used, values), given
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")

@@ -10,8 +10,12 @@ def _gather(rows, places, back):
     def gradient(upstream):
         return _gather(upstream, back, places), None, None
 
-    padded = tf.concat([rows, tf.zeros([1, rows.shape[-1]], rows.dtype)], 0)
+    padded = tf.concat([rows, tf.zeros([1, _width(rows)], rows.dtype)], 0)
     return tf.gather(padded, places), gradient
+
+
+def _width(values):
+    return tf.shape(values)[-1] if values.shape[-1] is None else values.shape[-1]
 
 
 class RealSteps:
@@ -37,7 +41,7 @@ class RealSteps:
         if padded.shape.rank == 2:
             flat = tf.reshape(padded, [-1])
             return tf.gather(flat, self.places) if self.remove else flat
-        flat = tf.reshape(padded, [-1, padded.shape[-1]])
+        flat = tf.reshape(padded, [-1, _width(padded)])
         return _gather(flat, self.places, self.rows) if self.remove else flat
 
     def unpack(self, rows):

@@ -23,10 +23,13 @@ from pathlib import Path
 
 from tfseq2seq.structures import SPECIAL_TOKENS
 from tfseq2seq.tokenizers.base import LearnedTokenizer, Tokenizer, TokenizerConfig
+from tfseq2seq.tokenizers.copying import CopyingTokenizer
 from tfseq2seq.tokenizers.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
 from tfseq2seq.tokenizers.subwords import SentencepieceTokenizer
 
-__all__ = ["KINDS", "SentencepieceTokenizer", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
+__all__ = [
+    "KINDS", "CopyingTokenizer", "SentencepieceTokenizer", "Tokenizer", "TokenizerConfig", "load_tokenizer",
+    "train_tokenizer"]
 
 KINDS: dict[str, type[LearnedTokenizer]] = {
     "unigram": SentencepieceTokenizer,
@@ -46,11 +49,11 @@ def train_tokenizer(config: TokenizerConfig, strings: Iterable[str], symbols: Se
         config: its `kind`, `vocabulary_size` (an upper bound: fewer tokens are learned where the strings
             hold no more; ignored for bytes) and `case`.
         strings: the training text, read once, one sentence a string; not read for bytes.
-        symbols: strings that are one token of subwords wherever they stand, as "<2de>"; other kinds cut them as any
-            text.
+        symbols: strings that are one token, as "<2de>": of subwords wherever they stand, of words where white space
+            is around them; other kinds cut them as any text.
     Raises:
         ValueError: the kind or the case is unknown, there is nothing to train on, or `vocabulary_size`
-            is too small for the kind.
+            is too small for the kind or the symbols, or one of these is a special token.
     """
     if config.vocabulary_size <= len(SPECIAL_TOKENS):
         raise ValueError(
@@ -60,8 +63,13 @@ def train_tokenizer(config: TokenizerConfig, strings: Iterable[str], symbols: Se
         raise ValueError(
             "train_tokenizer needs an iterable of strings; for one string pass [string]. "
             f"Received: {strings[:40]!r}.")
+    special = sorted({*symbols} & {*SPECIAL_TOKENS})
+    if special:
+        raise ValueError(
+            f"train_tokenizer needs symbols other than the special tokens {', '.join(SPECIAL_TOKENS)}. "
+            f"Received: {', '.join(special)}.")
     kind = _kind(config.kind)
-    if symbols and issubclass(kind, SentencepieceTokenizer):
+    if symbols and issubclass(kind, SentencepieceTokenizer | WordTokenizer):
         return kind.train(config, strings, symbols)
     return kind.train(config, strings)
 

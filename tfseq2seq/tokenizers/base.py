@@ -133,6 +133,10 @@ class Tokenizer(tf.Module, abc.ABC):
         """The tokens of ids [...] as labels of the same shape; special ones as "</s>"."""
         return tf.gather(self._names_by_id, ids)
 
+    def names_beside(self, ids: tf.Tensor, copies: tf.Tensor | None) -> tf.Tensor:
+        """As `names`, of ids [N, ...] for sources whose `copies` are known."""
+        return self.names(ids)
+
     @functools.cached_property
     def _names_by_id(self) -> tf.Tensor:
         with tf.init_scope():  # one tensor for all graphs
@@ -152,6 +156,11 @@ class Tokenizer(tf.Module, abc.ABC):
             ValueError: `ids` is not of rank 2.
             tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError: an id is not in the vocabulary.
         """
+        return self._decode(self.before_end(ids))
+
+    @staticmethod
+    def before_end(ids: tf.Tensor | tf.RaggedTensor) -> tf.RaggedTensor:
+        """[N, (T)] int32, the ids before the first EOS, without PAD and BOS. Raises as `decode`."""
         if isinstance(ids, tf.RaggedTensor):
             ids = ids.to_tensor(PAD)
         ids = tf.cast(ids, tf.int32)
@@ -160,7 +169,25 @@ class Tokenizer(tf.Module, abc.ABC):
                 "Tokenizer.decode needs ids of shape [N, T]; for one sentence pass ids[None]. "
                 f"Received: shape {tuple(ids.shape)}.")
         ended = tf.cumsum(tf.cast(ids == EOS, tf.int32), axis=1) > 0
-        return self._decode(tf.ragged.boolean_mask(ids, ~ended & (ids != PAD) & (ids != BOS)))
+        return tf.ragged.boolean_mask(ids, ~ended & (ids != PAD) & (ids != BOS))
+
+    def copies(self, sources: tf.Tensor) -> tf.Tensor | None:
+        """What ids beyond the vocabulary stand for beside each source, see `CopyingTokenizer`; others have none.
+
+        Args:
+            sources: [N] string.
+        Returns:
+            [N, slots] string, "" where there is nothing, or None.
+        """
+        return None
+
+    def encode_beside(self, strings: tf.Tensor, copies: tf.Tensor | None) -> tf.RaggedTensor:
+        """As `encode`, of [N] targets whose sources' `copies` are known."""
+        return self.encode(strings)
+
+    def decode_beside(self, ids: tf.Tensor | tf.RaggedTensor, copies: tf.Tensor | None) -> tf.Tensor:
+        """As `decode`, of [N, T] ids for sources whose `copies` are known."""
+        return self.decode(ids)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes all that `load_tokenizer` needs into `folder`, which is made if it is missing.

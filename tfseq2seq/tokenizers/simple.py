@@ -3,7 +3,7 @@
 import abc
 import collections
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import tensorflow as tf
@@ -44,16 +44,22 @@ class ListTokenizer(LearnedTokenizer):
         self._ids = self._build_ids(tokens)
 
     @classmethod
-    def train(cls, config: TokenizerConfig, strings: Iterable[str]) -> Self:
+    def train(cls, config: TokenizerConfig, strings: Iterable[str], symbols: Sequence[str] = ()) -> Self:
+        """Learns from strings; `symbols` are tokens in any case, and come first."""
         counts: collections.Counter[str] = collections.Counter()
         for string in cleaned(config.case, strings):
             counts.update(cls._split(string.decode()))
-        for special in SPECIAL_TOKENS:
+        kept = [symbol.decode() for symbol in cleaned(config.case, dict.fromkeys(symbols))]
+        for special in (*SPECIAL_TOKENS, *kept):
             counts.pop(special, None)
         if not counts:
             raise nothing_to_train_on(config)
-        tokens = sorted(counts, key=lambda token: (-counts[token], token))
-        return cls(config.case, tokens[:config.vocabulary_size - len(SPECIAL_TOKENS)])
+        room = config.vocabulary_size - len(SPECIAL_TOKENS) - len(kept)
+        if room < 1:
+            raise ValueError(
+                f"A {config.kind} tokenizer needs a vocabulary_size of at least {config.vocabulary_size + 1 - room} "
+                f"for {len(kept)} symbols. Received: vocabulary_size={config.vocabulary_size}.")
+        return cls(config.case, [*kept, *sorted(counts, key=lambda token: (-counts[token], token))[:room]])
 
     @classmethod
     def from_content(cls, kind: str, case: str, content: bytes) -> Self:
@@ -78,12 +84,20 @@ class ListTokenizer(LearnedTokenizer):
     def _build_ids(self, tokens: list[str]) -> tf.lookup.StaticHashTable:
         """The table from tokens to ids."""
 
+    def texts_of(self, ids):
+        """What each of [...] ids stands for, "⁇" for UNK."""
+        return tf.gather(self._texts, ids)
+
+    def join(self, texts, like):
+        """Texts of tokens, one for each value of the ragged `like` [N, (T)], to [N] strings."""
+        return tf.strings.reduce_join(like.with_flat_values(texts), axis=1, separator=self.separator)
+
     def labels(self, strings):
         pieces = self.pieces(strings)  # an unknown token as it stands there
         return pieces.with_flat_values(tf.strings.regex_replace(pieces.flat_values, " ", SPACE))
 
     def _decode(self, ids):
-        return tf.strings.reduce_join(tf.gather(self._texts, ids), axis=1, separator=self.separator)
+        return self.join(self.texts_of(ids.flat_values), ids)
 
 
 class CharacterTokenizer(ListTokenizer):

@@ -5,7 +5,7 @@ import io
 import random
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +16,7 @@ from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece
 
 from tfseq2seq.structures import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
 from tfseq2seq.tokenizers.base import UNKNOWN_TEXT, LearnedTokenizer, TokenizerConfig, cleaned, nothing_to_train_on
-from tfseq2seq.tokenizers.sampling import SPACE, BpeSampler, UnigramSampler, split_words
+from tfseq2seq.tokenizers.sampling import SPACE, BpeSampler, TextSampler, UnigramSampler
 
 TRAINING_STRINGS = 2_000_000  # sentencepiece holds all it learns from in memory: more is sampled down to this
 
@@ -110,14 +110,11 @@ class SentencepieceTokenizer(LearnedTokenizer):
         spaced = tf.where(strings == "", strings, tf.strings.join([" ", strings]))
         return self._pieces.tokenize(spaced)
 
-    def sampler(self, alpha: float) -> Callable[[Sequence[bytes], int], list[list[int]]]:
+    def sampler(self, alpha: float) -> TextSampler:
         """What draws segmentations of texts, outside the graph.
 
         Args:
             alpha: for unigram that of `UnigramSampler`, above 0; for BPE that of `BpeSampler`, in (0, 1).
-        Returns:
-            A function of texts (UTF-8, from `cleaned`) and a seed that gives the ids of each text, without BOS and EOS;
-            for the same texts and seed the same.
         """
         first_byte = self._names.index("<0x00>")  # the symbols stand between the special tokens and the bytes
         symbols = self._names[len(SPECIAL_TOKENS) : first_byte]
@@ -125,24 +122,14 @@ class SentencepieceTokenizer(LearnedTokenizer):
             name: [id_] for id_, name in enumerate(self._names)
             if id_ >= len(SPECIAL_TOKENS) and not self._processor.is_byte(id_)}
         scores = {name: self._processor.get_score(id_) for name, (id_,) in ids.items() if name not in symbols}
-        draw = (UnigramSampler if self.kind == "unigram" else BpeSampler)(scores, alpha).draw
 
         def ids_of(piece: str) -> list[int]:
             if piece not in ids:
                 ids[piece] = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in piece.encode()]
             return ids[piece]
 
-        def sample(texts, seed):
-            source = random.Random(seed)
-            drawn = []
-            for text in texts:
-                spaced = _normalize(" " + text.decode()) if text else ""
-                drawn.append([
-                    id_ for word in split_words(spaced, symbols)
-                    for piece in ([word] if word in symbols else draw(word, source)) for id_ in ids_of(piece)])
-            return drawn
-
-        return sample
+        words = (UnigramSampler if self.kind == "unigram" else BpeSampler)(scores, alpha)
+        return TextSampler(words, symbols, ids_of, _normalize)
 
     def _decode(self, ids):
         return tf.strings.regex_replace(self._pieces.detokenize(ids), "^ ", "", replace_global=False)

@@ -17,7 +17,7 @@ class Ours(TensorFlowSide):
     def __init__(self, size, path, streams):
         cpu.prepare()  # as the command line does
         super().__init__(streams, op_threads=1)
-        self.model = (_transformer if isinstance(size, Size) else _recurrent)(size, weights.load(path))
+        self.model = (make_transformer if isinstance(size, Size) else _recurrent)(size, weights.load(path))
         # The formula of the rivals: n^alpha in Transformers and CTranslate2, GNMT's in OpenNMT-tf and Addons.
         self.length_penalty_kind = "length" if isinstance(size, Size) else "gnmt"
 
@@ -52,7 +52,8 @@ class OursCompiled(Ours):
         return find_compiled([self.model], source, MAX_LENGTH, **options)
 
 
-def _transformer(size, arrays):
+def make_transformer(size, arrays):
+    """The `Seq2Seq` of a `Size` with these weights."""
     from tests.peers.copying import set_marian
     from tfseq2seq.model import Seq2Seq
 
