@@ -11,8 +11,11 @@ VERSION = re.search(r'^__version__ = "(.+)"$', SOURCE, re.M).group(1)
 PACKAGES = ["tfseq2seq", "pipelines", "serving"]
 
 AUDIO = ["soundfile>=0.12"]  # FLAC, Ogg and MP3 (BSD-3-Clause; its wheels carry libsndfile, LGPL-2.1)
-# scipy: chi-squared tests of drawn tokens; trustme: certificates for tests of TLS
-TEST = [*AUDIO, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13", "trustme>=1.2"]
+# scipy: chi-squared tests of drawn tokens; trustme: certificates for tests of TLS; pyyaml, jsonschema,
+# check-jsonschema: of what serving-config writes
+TEST = [
+    *AUDIO, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.13", "trustme>=1.2", "pyyaml>=6",
+    "jsonschema>=4.23", "check-jsonschema>=0.33"]
 # Brings some 300 MB, and protobuf down to 6; what else is installed works with it.
 BEAM = ["apache-beam>=2.77,<3"]
 
@@ -25,7 +28,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[*PACKAGES, *(f"{package}.*" for package in PACKAGES)]),
-    package_data={"pipelines": ["recipes/*.toml"], "serving": ["playground/*"]},
+    package_data={"pipelines": ["recipes/*.toml"], "serving": ["playground/*", "tensorflow_serving/templates/*"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",

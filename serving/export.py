@@ -1,5 +1,6 @@
 """Writes a SavedModel that takes raw strings, after proof that it answers as the model it was made from."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -7,22 +8,22 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow_serving.apis import prediction_log_pb2
 
-from serving.folders import EXTRA, SAVED_MODEL, WARM_UP, list_versions
+from serving.checksums import write_checksums
+from serving.folders import ABOUT, CONFIG, EXTRA, REPLAY, SAVED_MODEL, TOKENIZERS, WARM_UP, list_versions
+from serving.replay import Outputs, Rows, find_difference, write_replay, write_warm_up
 from serving.servables import load_model, short_message
 from serving.signatures import (
     ALTERNATIVES,
     AS_EXPORTED,
     BEAM,
-    DEFAULT_MODEL,
     GREEDY,
     SAMPLE,
     SAMPLES,
@@ -31,9 +32,9 @@ from serving.signatures import (
     SIGNATURES,
     TOKENIZE,
 )
+from serving.weights import PackedWeights
 from tfseq2seq.files import sync_folder
 
-TOLERANCE = 1e-4  # of a score, times 1 nat + its size: near 0 rounding is not relative to it
 NUM_ALONE = 8  # check lines that are asked one by one as well
 PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunc"}
 LIBRARIES = ("tfseq2seq", "tensorflow", "keras", "tensorflow-text", "numpy")
@@ -44,8 +45,6 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     SAMPLE: [{}, {"temperature": 0.0}, {"top_k": 3, "top_p": 0.9, "min_p": 0.1, "seed": 7}]}
 LONGEST_CHARACTER = 5  # tokens, if it is spelled in bytes with a space before
 
-_Rows = dict[str, list[Any]]  # input of a signature -> its rows
-
 
 class ExportError(RuntimeError):
     """No SavedModel was written; the text says why in one line."""
@@ -54,13 +53,15 @@ class ExportError(RuntimeError):
 def export(
     generator: Any, folder: str | os.PathLike[str], version: int | None = None, *, config_json: str,
     check_sources: Sequence[str | bytes], check_targets: Sequence[str], num_hypotheses: int = 1,
-    scores: Any = None, progress: Callable[[str, float, float | None], None] = lambda *_: None,
+    warm_up_lines: int = 5, tokenizers: Mapping[str, Any] | None = None, about: Mapping[str, Any] | None = None,
+    packed: PackedWeights | None = None, score: Callable[[list[str]], Any] | None = None,
+    progress: Callable[[str, float, float | None], None] = lambda *_: None,
 ) -> Path:
     """Writes `folder`/VERSION, where a server finds it whole or not at all.
 
     The model is written aside, loaded back, and asked the check lines, an empty line and no line at all, in
     one batch and alone, with options and without; it must answer as the generator does: equal strings, scores
-    within `TOLERANCE`.
+    within `replay.TOLERANCE`. The lines and their answers are kept, for `checking.check_export`.
 
     Args:
         generator: `tfseq2seq.generation.Generator`.
@@ -70,12 +71,17 @@ def export(
         check_sources: held-out source lines, at least 1; of speech the bytes of WAV files.
         check_targets: their targets.
         num_hypotheses: answers a row of serving_default; at most its beam size.
-        scores: anything JSON can hold, kept in assets.extra/export.json.
+        warm_up_lines: how many of the check lines a server answers by each signature before it is ready.
+        tokenizers: by the name of the folder below assets.extra/tokenizers that each is saved in.
+        about: what JSON can hold, kept in assets.extra/export.json.
+        packed: the form in which the weights are saved; the generator's weights must be rounded to it. Default: as
+            they are.
+        score: serving_default's best answers to the check lines to what JSON can hold, kept there as "check_scores".
         progress: told (stage, done, total).
     Returns:
         The folder of the new version.
     Raises:
-        ValueError: no check lines, not one target a source, or a version below 1.
+        ValueError: no check lines, not one target a source, a version below 1, or too many warm-up lines.
         ExportError: the version exists already, the folder cannot be written, or the SavedModel answers
             otherwise; nothing is left behind.
     """
@@ -96,9 +102,20 @@ def export(
         progress("exporting", 0, 3)
         functions = _trace(generator, num_hypotheses)
         progress("exporting", 1, 3)
-        _write(generator, functions, temporary, inputs, {"config.json": config_json}, scores)
+        saved = functions if packed is None else _trace(generator, num_hypotheses, packed)
+        _write_model(generator, saved, packed, temporary)
+        real = {name: {each: rows[:-1] for each, rows in by_input.items()} for name, by_input in inputs.items()}
+        write_warm_up(temporary / WARM_UP, real, warm_up_lines, alone=generator.decode.jit_compile)
         progress("exporting", 2, 3)
-        _check(functions, temporary, inputs, generator.decode.method)
+        answers = _check(functions, temporary, inputs, generator.decode.method)
+        write_replay(temporary / REPLAY, *_without_draws(inputs, answers, generator.decode.method))
+        for name, tokenizer in (tokenizers or {}).items():
+            tokenizer.save(temporary / TOKENIZERS / name)
+        best = [texts[0].decode("utf-8", "replace") for texts in answers[SERVING_DEFAULT]["text"][:-1]]
+        described = _describe(temporary) | {**(about or {}), "check_scores": score(best) if score else None}
+        (temporary / ABOUT).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        (temporary / CONFIG).write_text(config_json, encoding="utf-8")
+        write_checksums(temporary)
         progress("exporting", 3, 3)
         sync_folder(temporary)
         return _publish(temporary, folder, version)
@@ -110,18 +127,25 @@ def export(
             folder.rmdir()
 
 
-def _trace(generator: Any, num_hypotheses: int) -> dict[str, Any]:
-    """Signature -> the concrete function behind it."""
+def _trace(generator: Any, num_hypotheses: int, packed: PackedWeights | None = None) -> dict[str, Any]:
+    """Signature -> the concrete function behind it, which unpacks its weights where they are packed."""
 
     def with_width(function):
         return lambda **inputs: function(num_hypotheses=num_hypotheses, **inputs)
+
+    def unpacking(function):
+        def call(**inputs):
+            with packed.in_graph() if packed else contextlib.nullcontext():
+                return function(**inputs)
+
+        return call
 
     functions = {
         SERVING_DEFAULT: with_width(generator.beam), GREEDY: generator.greedy, BEAM: with_width(generator.beam_with),
         SAMPLE: with_width(generator.sample_with), ALTERNATIVES: with_width(generator.alternatives),
         SCORE: generator.score, TOKENIZE: generator.tokenize}
     found = {
-        name: tf.function(functions[name], autograph=False).get_concrete_function(**{
+        name: tf.function(unpacking(functions[name]), autograph=False).get_concrete_function(**{
             each: tf.TensorSpec([None], dtype, name=each) for each, dtype in signature.inputs.items()})
         for name, signature in SIGNATURES.items() if name not in _left_out(generator)}
     if generator.reads_speech:
@@ -163,7 +187,7 @@ def _publish(temporary: Path, folder: Path, version: int | None) -> Path:
 
 def _check_inputs(
     sources: Sequence[str | bytes], targets: Sequence[str], generator: Any,
-) -> dict[str, _Rows]:
+) -> dict[str, Rows]:
     """Signature -> input -> rows. An empty line is asked as well: some user will send one."""
     decode = generator.decode
     by_name: dict[str, Sequence[str | bytes]] = {"text": sources, "source": sources, "target": targets}
@@ -186,52 +210,28 @@ def _settings(settings: list[dict[str, Any]], name: str, dtype: str, num_rows: i
     return [settings[row % len(settings)].get(name, AS_EXPORTED[dtype]) for row in range(num_rows)]
 
 
-def _write(
-    generator: Any, functions: dict[str, Any], folder: Path, inputs: dict[str, _Rows],
-    texts: dict[str, str], scores: Any,
-) -> None:
+def _write_model(generator: Any, functions: dict[str, Any], packed: PackedWeights | None, folder: Path) -> None:
     model = tf.Module(name="served_model")
-    model.generator = generator  # whose variables and tables go along
+    # Their variables and tables go along.
+    if packed is None:
+        model.generator = generator
+    else:
+        model.weights, model.tokenizers = packed.module, generator.tokenizers
     try:
         # Nothing is trained there, and the recurrent layers' own gradients cannot be saved.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(model, str(folder), signatures=functions, options=options)
-        (folder / EXTRA).mkdir(exist_ok=True)
-        with tf.io.TFRecordWriter(str(folder / WARM_UP)) as writer:
-            for name, rows_by_input in inputs.items():
-                for rows in _warm_up_rows(rows_by_input, alone=generator.decode.jit_compile):
-                    writer.write(_warm_up_record(name, rows_by_input, rows))
     except tf.errors.OpError as error:  # how TensorFlow says that the disk is full
         reason = short_message(error)
         raise ExportError(f"cannot write the SavedModel in {folder.parent}: {reason}") from error
-    about = {
+    (folder / EXTRA).mkdir(exist_ok=True)
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    return {
         "libraries": {"python": platform.python_version(), **_installed()},
         "signatures": {name: signature._asdict() for name, signature in SIGNATURES.items()},
-        "variables_sha256": _variables_sha256(folder),
-        "scores": scores}
-    for name, text in {**texts, "export.json": json.dumps(about, indent=2) + "\n"}.items():
-        (folder / EXTRA / name).write_text(text, encoding="utf-8")
-
-
-def _warm_up_rows(rows_by_input: _Rows, alone: bool) -> list[list[int]]:
-    """The shortest, the middle and the longest line, for the lengths that are really used: together, or each alone too.
-
-    A search that is compiled for a line alone is compiled when the first of its length comes.
-    """
-    lengths = [len(row) for row in next(iter(rows_by_input.values()))]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    chosen = sorted({order[0], order[len(order) // 2], order[-1]})
-    return [chosen, *([row] for row in chosen if alone)]
-
-
-def _warm_up_record(signature: str, rows_by_input: _Rows, chosen: list[int]) -> bytes:
-    log = prediction_log_pb2.PredictionLog()
-    request = log.predict_log.request
-    request.model_spec.name, request.model_spec.signature_name = DEFAULT_MODEL, signature
-    for name, rows in rows_by_input.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(
-            [rows[i] for i in chosen], SIGNATURES[signature].inputs[name]))
-    return log.SerializeToString()
+        "variables_sha256": _variables_sha256(folder)}
 
 
 def _installed() -> dict[str, str]:
@@ -256,9 +256,12 @@ def _variables_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _check(functions: dict[str, Any], folder: Path, inputs: dict[str, _Rows], method: str) -> None:
-    """Raises ExportError where the SavedModel in `folder` answers otherwise than `functions`."""
+def _check(
+    functions: dict[str, Any], folder: Path, inputs: dict[str, Rows], method: str,
+) -> dict[str, dict[str, np.ndarray]]:
+    """The outputs of the functions; raises ExportError where the SavedModel in `folder` answers otherwise."""
     _check_operations(folder)
+    answers = {}
     try:
         loaded = load_model(folder)
         if SAMPLES in functions:
@@ -267,6 +270,7 @@ def _check(functions: dict[str, Any], folder: Path, inputs: dict[str, _Rows], me
             num_rows = len(next(iter(by_input.values())))
             expected = _ask(functions[name], name, by_input, slice(None))
             received = _ask(loaded.signatures[name], name, by_input, slice(None))
+            answers[name] = expected
             _compare(name, "the SavedModel", by_input, expected, received, at=0)
             _ask(loaded.signatures[name], name, by_input, slice(0))  # no rows must be no trouble
             for row in dict.fromkeys([*range(min(NUM_ALONE, num_rows)), num_rows - 1]):
@@ -278,6 +282,21 @@ def _check(functions: dict[str, Any], folder: Path, inputs: dict[str, _Rows], me
                 _compare(name, "the SavedModel asked for this line alone", by_input, batched, alone, at=row)
     except tf.errors.OpError as error:
         raise ExportError(f"the check of the SavedModel failed: {short_message(error)}") from error
+    return answers
+
+
+def _without_draws(
+    inputs: dict[str, Rows], answers: dict[str, dict[str, np.ndarray]], method: str,
+) -> tuple[dict[str, Rows], dict[str, dict[str, np.ndarray]]]:
+    """What can be asked again anywhere: the rows, and the answers to them."""
+    kept_inputs, kept_answers = {}, {}
+    for name, by_input in inputs.items():
+        num_rows = len(next(iter(by_input.values())))
+        rows = [row for row in range(num_rows) if not _draws(name, by_input, row, method)]
+        if rows:
+            kept_inputs[name] = {each: [values[row] for row in rows] for each, values in by_input.items()}
+            kept_answers[name] = {output: values[rows] for output, values in answers[name].items()}
+    return kept_inputs, kept_answers
 
 
 def _check_samples(function: Any, loaded: Any) -> None:
@@ -292,7 +311,7 @@ def _check_samples(function: Any, loaded: Any) -> None:
     loaded(**{name: value[:0] for name, value in inputs.items()})
 
 
-def _draws(signature: str, by_input: _Rows, row: int, method: str) -> bool:
+def _draws(signature: str, by_input: Rows, row: int, method: str) -> bool:
     """Whether the row's answer may hang on the last bits of a probability, which change with the batch's shape."""
     if signature == SAMPLE:
         return by_input["temperature"][row] != 0.0
@@ -309,7 +328,7 @@ def _check_operations(folder: Path) -> None:
             "write that part with TensorFlow operations.")
 
 
-def _ask(function: Any, signature: str, by_input: _Rows, rows: slice) -> dict[str, np.ndarray]:
+def _ask(function: Any, signature: str, by_input: Rows, rows: slice) -> dict[str, np.ndarray]:
     tensors, dtypes = {}, SIGNATURES[signature].inputs
     for name, values in by_input.items():
         chosen = values[rows]
@@ -317,33 +336,8 @@ def _ask(function: Any, signature: str, by_input: _Rows, rows: slice) -> dict[st
     return {output: values.numpy() for output, values in function(**tensors).items()}
 
 
-def _compare(
-    signature: str, who: str, by_input: _Rows, expected: dict[str, np.ndarray],
-    received: dict[str, np.ndarray], at: int,
-) -> None:
-    for output, wanted in expected.items():
-        found = received[output]
-        for row in range(len(wanted)):
-            if found.shape == wanted.shape and _same(wanted[row], found[row]):
-                continue
-            line = {
-                name: value.decode("utf-8", "replace")[:80] if isinstance(value, bytes) else value
-                for name, value in ((name, values[at + row]) for name, values in by_input.items())
-                if value == value and value not in AS_EXPORTED.values()}
-            answer = _printable(found[row]) if row < len(found) else "nothing"
-            raise ExportError(
-                f"signature {signature}, line {at + row + 1} {line}: {who} gives {output} {answer}, "
-                f"the model in this process {_printable(wanted[row])}; nothing was exported.")
-
-
-def _same(wanted: Any, found: Any) -> bool:
-    wanted, found = np.asarray(wanted), np.asarray(found)
-    if wanted.dtype.kind == "f":  # -inf equals -inf, NaN equals nothing
-        return bool(np.all(np.isclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)))
-    return bool(np.all(wanted == found))
-
-
-def _printable(values: Any) -> str:
-    items = np.ravel(values).tolist()
-    texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in items]
-    return repr(texts)
+def _compare(signature: str, who: str, by_input: Rows, expected: Outputs, received: Outputs, at: int) -> None:
+    difference = find_difference(
+        signature, who, by_input, expected, received, at, reference="the model in this process")
+    if difference:
+        raise ExportError(f"{difference}; nothing was exported.")

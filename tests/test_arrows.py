@@ -129,7 +129,14 @@ ARROWS = {
     "serving": [],
     "serving.client.*": ["serving.signatures", "serving.protocol"],
     "serving.bench": ["serving.client.*", "serving.signatures"],
-    "serving.folders": [],
+    "serving.folders": ["tfseq2seq.files"],
+    "serving.checksums": ["serving.folders"],
+    "serving.weights": [],
+    "serving.replay": ["serving.signatures"],
+    "serving.checking": [
+        "serving.checksums", "serving.folders", "serving.replay", "serving.servables", "serving.signatures"],
+    "serving.tensorflow_serving": [],
+    "serving.tensorflow_serving.settings": ["serving.folders", "tfseq2seq.files"],
     "serving.starting": ["serving.errors", "serving.folders", "tfseq2seq.ports"],
     # The embedded server, from the model to the ports.
     "serving.errors": [],
@@ -158,9 +165,12 @@ ARROWS = {
         "tfseq2seq.generation",
         "pipelines.text",
         "pipelines.audio",
+        "serving.checksums",
         "serving.folders",
+        "serving.replay",
         "serving.servables",
         "serving.signatures",
+        "serving.weights",
     ],
     # Lines in, answers out, as `tfseq2seq.prediction` writes them.
     "serving.bulk": [
@@ -184,6 +194,8 @@ ARROWS = {
         "pipelines.tasks.*",
     ],
     # What one does with a run's folder, and the commands around it, may know everything.
+    "tfseq2seq.rounding": [
+        "tfseq2seq.config.*", "tfseq2seq.console", "tfseq2seq.evaluation", "tfseq2seq.generation", "serving.weights"],
     "tfseq2seq.perplexity": [],
     "tfseq2seq.breakdown": ["tfseq2seq.evaluation", "tfseq2seq.likeness"],
     "tfseq2seq.assessment": ["tfseq2seq.*", "pipelines.*"],

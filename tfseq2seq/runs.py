@@ -20,11 +20,12 @@ from tfseq2seq.averaging import average_checkpoints
 from tfseq2seq.config import ConfigError, Run, override
 from tfseq2seq.console import Report, progress_bar, show
 from tfseq2seq.distribution import Hosts, make_strategy
-from tfseq2seq.evaluation import maximizes, order_metrics
+from tfseq2seq.evaluation import as_dict, evaluate, group_references, maximizes, order_metrics
 from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.optimization import check_optimizer
 from tfseq2seq.output import FileOutput, StreamOutput
 from tfseq2seq.prediction import WINDOW, Replicas, predict_and_tell
+from tfseq2seq.rounding import rounded_and_measured
 from tfseq2seq.training import AVERAGED, load_generator, train
 
 
@@ -193,21 +194,38 @@ def export_run(
     """Writes the best checkpoint as `output`/VERSION, checked against held-out lines.
 
     Raises:
+        ValueError: the answers lose too much by `export.weights`.
         ExportError: the SavedModel answers otherwise than the checkpoint.
         OSError: `output` cannot be written.
     """
     from serving.export import export
 
-    pairs = (prepared.valid or prepared.test or prepared.train)[: run.export.check_lines]
+    split = next(name for name in ("valid", "test", "train") if getattr(prepared, name))
+    lines = group_references(getattr(prepared, split), prepared.task.multiple_references)
+    sources, references = lines[0][: run.export.check_lines], lines[1][: run.export.check_lines]
     generator = best_generator(run, prepared, folder)
+
+    def score(answers):
+        scores = evaluate(prepared.task.metrics, sources, answers, references)
+        return {"split": split, "first_lines": len(sources), run.name: as_dict(scores)}
+
     path = folder / "scores-test.json"
     scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return export(
-        generator, output, version, config_json=run.model_dump_json(indent=2),
-        check_sources=generator.load([source for source, _ in pairs]).numpy().tolist(),
-        check_targets=[target for _, target in pairs],
-        num_hypotheses=run.num_exported, progress=report,
-        scores=scores if scores.get("step") == generator.step else None)  # else they are another checkpoint's
+    about = {
+        "step": generator.step, "weights": run.export.weights,
+        "scores": scores if scores.get("step") == generator.step else None}  # else they are another checkpoint's
+    with contextlib.ExitStack() as stack:
+        packed = None
+        if run.export.weights != "float32":
+            packed, about["rounding"] = stack.enter_context(rounded_and_measured(
+                generator, run.export, prepared.task.metrics, lines[0][: run.export.score_lines],
+                lines[1][: run.export.score_lines], split))
+        return export(
+            generator, output, version, config_json=run.model_dump_json(indent=2),
+            check_sources=generator.load(sources).numpy().tolist(),
+            check_targets=[targets[0] for targets in references], num_hypotheses=run.num_exported,
+            warm_up_lines=run.export.warm_up_lines, about=about, packed=packed, score=score, progress=report,
+            tokenizers=dict(zip(("source", "target"), generator.tokenizers, strict=True)))
 
 
 def best_generator(run: Run, prepared: Prepared, folder: Path) -> Generator:

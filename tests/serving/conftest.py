@@ -21,7 +21,7 @@ def write_fake(folder):
         check_sources=["one", "three"],
         check_targets=["un", "trois"],
         num_hypotheses=2,
-        scores={"bleu": 12.5},
+        about={"scores": {"bleu": 12.5}},
     )
 
 

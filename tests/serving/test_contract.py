@@ -1,6 +1,11 @@
 """Contract 6: the model in process, its SavedModel and the served answer are one and the same."""
 
+import importlib.metadata
+import json
 import math
+import subprocess
+import sys
+import venv
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -331,3 +336,73 @@ def test_a_wrong_value_is_refused_with_the_reason_and_the_next_request_answered(
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
     assert "\n" not in str(caught.value)
     assert together.predict(SOURCES[:1], max_length=3)[0]
+
+
+ALONE = """
+import importlib.abc, json, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[3].split(","):
+            raise ImportError(f"{name} must not be needed")
+
+sys.meta_path.insert(0, Blocked())
+import tensorflow as tf
+import tensorflow_text
+
+model = tf.saved_model.load(sys.argv[1])
+texts = tf.constant(json.loads(sys.argv[2]))
+outputs = {
+    "serving_default": model.signatures["serving_default"](text=texts),
+    "score": model.signatures["score"](source=texts, target=texts),
+    "tokenize": model.signatures["tokenize"](text=texts)}
+print(json.dumps({
+    name: {output: tf.nest.map_structure(
+        lambda each: each.decode() if isinstance(each, bytes) else each, values.numpy().tolist())
+        for output, values in found.items()} for name, found in outputs.items()}))
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def check_alone(generator, folder, python, blocked, cwd):
+    """Loads the SavedModel in a process of its own; returns the modules that it loaded."""
+    ran = subprocess.run(
+        [python, "-I", "-c", ALONE, str(folder / "1"), json.dumps(SOURCES), ",".join(blocked)], cwd=cwd,
+        capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    answers, modules = map(json.loads, ran.stdout.splitlines()[-2:])
+    expected = {
+        "serving_default": generator.beam(tf.constant(SOURCES), 2),
+        "score": generator.score(tf.constant(SOURCES), tf.constant(SOURCES)),
+        "tokenize": generator.tokenize(tf.constant(SOURCES))}
+    for name, outputs in expected.items():
+        for output, values in outputs.items():
+            if values.dtype.is_floating:
+                np.testing.assert_allclose(answers[name][output], values, rtol=1e-4, atol=1e-5)
+            else:
+                assert answers[name][output] == tf.nest.map_structure(
+                    lambda each: each.decode() if isinstance(each, bytes) else each, values.numpy().tolist())
+    return set(modules)
+
+
+OURS = {"tfseq2seq", "pipelines", "serving"}
+
+
+def test_the_saved_model_needs_none_of_our_code_and_no_keras(generator, server, tmp_path):
+    modules = check_alone(generator, server.folder, sys.executable, {*OURS, "keras", "sentencepiece"}, tmp_path)
+    assert not modules & {*OURS, "keras", "sentencepiece"}
+
+
+@pytest.mark.slow
+def test_the_saved_model_needs_tensorflow_and_tensorflow_text_alone(generator, server, tmp_path):
+    """In an environment of its own, made for the purpose."""
+    venv.create(tmp_path / "environment", with_pip=True)
+    python = tmp_path / "environment" / "bin" / "python"
+    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in ("tensorflow", "tensorflow-text")]
+    ran = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--retries", "1", *wanted], capture_output=True, text=True,
+        check=False)
+    if any(words in ran.stderr for words in ("(from versions: none)", "ConnectionError", "ConnectTimeout")):
+        pytest.skip(f"the package registry cannot be reached: {ran.stderr.strip().splitlines()[-1]}")
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    check_alone(generator, server.folder, str(python), OURS, tmp_path)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import export as export_module
+from serving import replay
 from serving.export import ExportError, export
 from tests.serving.fake import FakeGenerator
 
@@ -37,6 +38,7 @@ def test_what_is_exported_holds_its_recipe_and_its_origin(exported):
     )
     digest = hashlib.sha256(f"{name} float32 ()\n".encode() + np.float32(0.5).tobytes())
     assert about["variables_sha256"] == digest.hexdigest()
+    assert about["check_scores"] is None
     assert [path.name for path in exported.iterdir()] == ["1"]
 
 
@@ -55,7 +57,7 @@ def test_a_search_that_is_compiled_for_a_line_alone_is_warmed_up_by_lines_alone(
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
         if request.model_spec.signature_name == "serving_default":
             asked.append(tf.make_ndarray(request.inputs["text"]).tolist())
-    assert asked == [[b"one", b"three", b""], [b"one"], [b"three"], [b""]]
+    assert asked == [[b"one", b"three"], [b"one"], [b"three"]]
 
 
 def test_each_signature_has_a_warm_up_request_of_its_inputs(exported):
@@ -66,35 +68,51 @@ def test_each_signature_has_a_warm_up_request_of_its_inputs(exported):
         requests[request.model_spec.signature_name] = {
             name: tf.make_ndarray(tensor).tolist() for name, tensor in request.inputs.items()
         }
-    # Shortest, middle and longest of "one", "three" and the empty line, with their settings in turn.
-    text = [b"one", b"three", b""]
+    # The check lines with their settings in turn; not the empty line, which is asked in the export alone.
+    text, prefix = [b"one", b"three"], [b"u", b"t"]
     assert requests.pop("sample") == {
         "text": text,
-        "length_penalty": [IsNan()] * 3,
-        "min_length": [-1] * 3,
-        "max_length": [-1] * 3,
-        "temperature": [IsNan(), 0.0, IsNan()],
-        "top_k": [-1, -1, 3],
-        "top_p": [IsNan(), IsNan(), np.float32(0.9)],
-        "min_p": [IsNan(), IsNan(), np.float32(0.1)],
-        "seed": [-1, -1, 7],
-        "prefix": [b"u", b"t", b""],
+        "length_penalty": [IsNan()] * 2,
+        "min_length": [-1] * 2,
+        "max_length": [-1] * 2,
+        "temperature": [IsNan(), 0.0],
+        "top_k": [-1] * 2,
+        "top_p": [IsNan()] * 2,
+        "min_p": [IsNan()] * 2,
+        "seed": [-1] * 2,
+        "prefix": prefix,
     }
     assert requests.pop("beam") == {
         "text": text,
-        "length_penalty": [IsNan(), 0.0, IsNan()],
-        "min_length": [-1, 1, -1],
-        "max_length": [-1] * 3,
-        "prefix": [b"u", b"t", b""],
-        "phrases": [b""] * 3,
+        "length_penalty": [IsNan(), 0.0],
+        "min_length": [-1, 1],
+        "max_length": [-1] * 2,
+        "prefix": prefix,
+        "phrases": [b""] * 2,
     }
     assert requests == {
         "serving_default": {"text": text},
         "greedy": {"text": text},
-        "alternatives": {"text": text, "prefix": [b"u", b"t", b""]},
-        "score": {"source": text, "target": [b"un", b"trois", b""]},
+        "alternatives": {"text": text, "prefix": prefix},
+        "score": {"source": text, "target": [b"un", b"trois"]},
         "tokenize": {"text": text},
     }
+
+
+def test_warm_up_lines_are_of_all_lengths():
+    lengths = [7, 1, 9, 3, 5, 2, 8, 4, 6, 9]
+    assert [lengths[row] for row in replay._spread(lengths, 3)] == [1, 5, 9]
+    assert [lengths[row] for row in replay._spread(lengths, 99)] == sorted(lengths)
+    assert replay._spread([4], 5) == [0]
+
+
+def test_no_more_requests_than_a_server_takes(tmp_path):
+    lines = {"check_sources": ["a"] * 150, "check_targets": ["b"] * 150}
+    generator = FakeGenerator()
+    generator.decode.jit_compile = True
+    with pytest.raises(ValueError, match=r"at most 1000 requests .* Received: 1183 requests of 150 lines"):
+        run(tmp_path / "m", generator, warm_up_lines=150, **lines)
+    assert not (tmp_path / "m").exists()
 
 
 class IsNan:
@@ -216,11 +234,11 @@ def test_weights_that_change_on_the_way_are_found(tmp_path, monkeypatch):
 
 def test_scores_may_differ_by_rounding_only():
     wanted = np.float32([-2.0, -0.0001, -np.inf])
-    assert export_module._same(wanted, wanted + np.float32([1e-4, 1e-5, 0.0]))
-    assert not export_module._same(wanted, np.float32([-2.001, -0.0001, -np.inf]))
-    assert not export_module._same(wanted, np.float32([-2.0, -0.0001, -50.0]))
-    assert not export_module._same(np.float32(-50.0), np.float32(-np.inf))
-    assert not export_module._same(np.array([b"a"], object), np.array([b"b"], object))
+    assert replay.is_same(wanted, wanted + np.float32([1e-4, 1e-5, 0.0]))
+    assert not replay.is_same(wanted, np.float32([-2.001, -0.0001, -np.inf]))
+    assert not replay.is_same(wanted, np.float32([-2.0, -0.0001, -50.0]))
+    assert not replay.is_same(np.float32(-50.0), np.float32(-np.inf))
+    assert not replay.is_same(np.array([b"a"], object), np.array([b"b"], object))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from tfseq2seq import cpu
-from tfseq2seq.cli import answering, asking, clusters, learning, serving
+from tfseq2seq.cli import answering, asking, clusters, exporting, learning, serving
 from tfseq2seq.config import ConfigError
 from tfseq2seq.console import command, show
 from tfseq2seq.interruption import Interrupted
@@ -31,8 +31,8 @@ FAILED, INTERRUPTED = 1, 130  # SIGTERM in training gives 143
 COMMANDS = (
     learning.check, learning.describe, learning.prepare, learning.train, learning.largest_batch, learning.feed,
     learning.average, answering.evaluate, answering.compare, answering.predict, answering.chat, answering.distill,
-    serving.export, serving.serve, asking.request, asking.bench_serving, clusters.bulk, clusters.prepare_corpus,
-    learning.demo)
+    serving.export, exporting.check_export, exporting.label, exporting.serving_config, serving.serve, asking.request,
+    asking.bench_serving, clusters.bulk, clusters.prepare_corpus, learning.demo)
 for each in COMMANDS:
     app.command()(each)
 

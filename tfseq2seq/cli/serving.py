@@ -20,6 +20,10 @@ def export(
     run_folder: RunArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/export.")] = None,
     version: Annotated[int | None, typer.Option(min=1, help="Default: the next free number.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Give the new version this label, as stable. May be repeated.")] = None,
+    weights: Annotated[str | None, typer.Option(
+        help="float32, float16, bfloat16 or int8, as they are stored. Default: export.weights of the recipe.")] = None,
     set_: DecodeSetOption = None,
 ) -> None:
     """Write the best checkpoint as a SavedModel for TensorFlow Serving, after proving that it answers the same."""
@@ -27,11 +31,16 @@ def export(
     arguments.check_trained(run_folder, to_values(set_))
     refuse_file_above(output)
     import_tensorflow()
+    from serving.folders import change_labels, check_label
     from tfseq2seq.runs import export_run, open_run
 
-    run, prepared = open_run(run_folder, to_values(set_))
+    for name in label or []:
+        check_label(name)
+    run, prepared = open_run(run_folder, to_values(set_) | ({"export.weights": weights} if weights else {}))
     with progress_bar() as report:
         path = export_run(run, prepared, run_folder, output, version, report)
+    if label:
+        change_labels(path.parent, dict.fromkeys(label, int(path.name)))
     show.print(
         f"exported to {escape(str(path))}; next: {command('serve', path.parent)}", highlight=False, soft_wrap=True)
 

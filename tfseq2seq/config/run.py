@@ -272,7 +272,11 @@ class Export(Table):
     # Width of the answers of serving_default, at most decode.beam_size; default: all of the beam, 4 of a wider one.
     num_hypotheses: PositiveInt | None = None
     max_source_length: PositiveInt = 256  # tokens, or frames; longer requests are cut here
-    check_lines: PositiveInt = 32  # held-out lines replayed through checkpoint and SavedModel
+    check_lines: PositiveInt = 32  # held-out lines replayed through checkpoint and SavedModel, and kept in it
+    warm_up_lines: PositiveInt = 5  # of these, short to long, that a server answers before it is ready
+    weights: Literal["float32", "float16", "bfloat16", "int8"] = "float32"  # as stored; computed with in float32
+    score_lines: PositiveInt = 200  # held-out lines that tell what other weights than float32 lose
+    largest_loss: NonNegative = 1.0  # in points of the task's first metric; an export that loses more is refused
 
 
 class Run(Table):
