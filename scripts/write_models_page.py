@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import annotated_types
 import pydantic
 
-from tfseq2seq.config import model as config
+from tfseq2seq.config import Model, networks
+from tfseq2seq.config.model import PRESET_EMBEDDING_UNITS
 from tfseq2seq.decoders import DECODERS
 from tfseq2seq.encoders import ENCODERS
 
@@ -74,10 +75,10 @@ def write(page: str) -> str:
 def _parts() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "pairs", _pairs
     yield "presets", _presets
-    yield "keys of model", lambda: _keys(config.Model)
+    yield "keys of model", lambda: _keys(Model)
     for side, kinds in (("encoder", ENCODERS), ("decoder", DECODERS)):
         for kind, layer in kinds.items():
-            table = getattr(config, layer.__name__)
+            table = getattr(networks, layer.__name__)
             yield f"keys of {side} {kind}", lambda table=table: _keys(table)
 
 
@@ -92,20 +93,20 @@ def _pairs() -> str:
 
 
 def _first_state(encoder: dict[str, Any], decoder: str) -> str:
-    config.Model.model_validate({"encoder": encoder, "decoder": {"kind": decoder}})
+    Model.model_validate({"encoder": encoder, "decoder": {"kind": decoder}})
     if decoder == "transformer":
         return "needs none"
     try:
-        config.Model.model_validate({"encoder": encoder, "decoder": {"kind": decoder, "bridge": "dense"}})
+        Model.model_validate({"encoder": encoder, "decoder": {"kind": decoder, "bridge": "dense"}})
     except pydantic.ValidationError:
         return "pooled"
     return "dense"
 
 
 def _presets() -> str:
-    sizes = list(config.PRESET_EMBEDDING_UNITS)
-    rows = [["both sides", "`embedding_units`", *map(str, config.PRESET_EMBEDDING_UNITS.values())]]
-    for family, presets in config.PRESETS.items():
+    sizes = list(PRESET_EMBEDDING_UNITS)
+    rows = [["both sides", "`embedding_units`", *map(str, PRESET_EMBEDDING_UNITS.values())]]
+    for family, presets in networks.PRESETS.items():
         sides = family if family.startswith("recurrent") else f"{family} encoder" + (
             " and decoder" if family in DECODERS else "")
         rows += [[sides, f"`{key}`", *(str(presets[size][key]) for size in sizes)] for key in presets[sizes[0]]]
