@@ -28,9 +28,16 @@ def masked_softmax(scores, mask):
     return exponents / exponents.sum(-1, keepdims=True)
 
 
-def attend(layer, query=QUERY, values=VALUES, mask=MASK):
-    context, weights = layer(tf.constant(query), *layer.project(tf.constant(values)), tf.constant(mask))
-    return context.numpy(), weights.numpy()
+def call(layer, query=QUERY, values=VALUES, mask=MASK):
+    """Context and weights, where every query is a first step."""
+    memory, options = layer.project(tf.constant(values)), {}
+    if layer.reads_attended:
+        options["attended"] = tf.repeat(layer.begin(tf.constant(mask))[:, None], query.shape[1], axis=1)
+    return layer(tf.cast(query, layer.compute_dtype), *memory, tf.constant(mask), **options)
+
+
+def attend(layer, **arguments):
+    return tuple(each.numpy() for each in call(layer, **arguments))
 
 
 def test_dot_is_the_papers_formula():
@@ -131,8 +138,7 @@ def test_half_precision_takes_the_softmax_in_single(kind, policy):
     expected, _ = attend(exact)
     attend(layer)
     layer.set_weights(exact.get_weights())
-    query = tf.cast(QUERY, layer.compute_dtype)
-    context, weights = layer(query, *layer.project(tf.constant(VALUES)), tf.constant(MASK))
+    context, weights = call(layer)
     assert context.dtype == layer.compute_dtype and weights.dtype == tf.float32
     np.testing.assert_allclose(tf.reduce_sum(weights, -1), 1.0, atol=1e-6)
     np.testing.assert_allclose(tf.cast(context, tf.float32), expected, atol=0.05)
