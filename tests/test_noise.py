@@ -42,9 +42,9 @@ def test_a_training_step_reads_the_noise_and_its_labels_stay(monkeypatch):
     model.noise = {"source": TokenNoise(1.0, 0.0, 20), "target": TokenNoise(0.0, 1.0, 20)}
     seen, plain = [], model._real_logits
 
-    def watch(inputs, labels, weights, training):
+    def watch(inputs, labels, weights, training, encoded=None):
         seen.append(({name: ids.numpy() for name, ids in inputs.items()}, labels))
-        return plain(inputs, labels, weights, training)
+        return plain(inputs, labels, weights, training, encoded)
 
     monkeypatch.setattr(model, "_real_logits", watch)
     inputs = {"source": tf.constant([[9, 8, 3]]), "target": tf.constant([[2, 7, 7, 7, 7, 7, 7, 7]])}

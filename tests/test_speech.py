@@ -181,7 +181,8 @@ def test_the_run_answers_and_beats_its_baseline(run):
     assert list(scores) == ["nearest recording", "tones"]
     assert list(scores["tones"]) == ["token_error_rate", "character_error_rate"]
     assert scores["tones"]["token_error_rate"].value < 50
-    assert [each.title for each in assessment.breakdowns()] == ["by length of the source", "by what training has seen"]
+    assert [each.title for each in assessment.breakdowns()] == [
+        "by length of the reference, in characters", "by what training has seen"]
     source_tokens, target_tokens, weights = runs.best_generator(*opened, run).attention(opened[1].test[0][0])
     assert weights.shape == (len(target_tokens), len(source_tokens)) and source_tokens[0] == "0.00 s"
     np.testing.assert_allclose(weights.sum(1), 1.0, atol=1e-4)

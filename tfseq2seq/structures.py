@@ -15,6 +15,7 @@ SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 
 def source_mask(source):
     """What of a source is real, [B, S] bool: all ids [B, S] but PAD; of features [B, S, F + 1] the last one says it."""
+    source = tf.convert_to_tensor(source)
     return source[:, :, -1] > 0 if source.shape.rank == 3 else source != PAD
 
 

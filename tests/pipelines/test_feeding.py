@@ -34,9 +34,10 @@ DRAWN = {
 
 def start_feed(folder, *options, port=0):
     """The command, and the address that it prints."""
+    usual = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     process = subprocess.Popen(
         [*COMMAND, "feed", str(folder), "--port", str(port), *options], stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "300"})
+        env={**usual, "PYTHONPATH": os.getcwd(), "COLUMNS": "300"})
     for line in process.stderr:
         assert "port.cc" not in line  # what TensorFlow says of a missing GPU, in each process
         if " at grpc://" in line:
