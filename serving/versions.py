@@ -14,7 +14,7 @@ from tensorflow_serving.apis import get_model_status_pb2
 from serving import servables
 from serving.batching import Batcher
 from serving.errors import INVALID_ARGUMENT, NOT_FOUND, UNKNOWN, RequestError, ServerError
-from serving.folders import find_versions
+from serving.folders import find_versions, read_labels
 from serving.settings import ServedModel
 
 State = get_model_status_pb2.ModelVersionStatus
@@ -45,7 +45,7 @@ class Models:
 
     A new version answers warm-up requests before it takes others. An old one is unloaded when a new one is there and
     no request uses it. A version that cannot be loaded changes nothing for the others, and is tried again when its
-    folder changes.
+    folder changes. The labels beside the versions hold for "latest" and "all", and what they name is served too.
 
     Args:
         models: each with another name.
@@ -88,8 +88,9 @@ class Models:
             for model in self._models.values():
                 self._update(model, at_once=True)
                 if not model.loaded:
-                    raise ServerError(" ".join(state.status.error_message for state in model.states.values()))
-                for label, version in model.labels.items():
+                    reasons = [state.status.error_message for state in model.states.values()]
+                    raise ServerError(" ".join(reasons) or f"{model.settings.folder}: the versions asked for are gone.")
+                for label, version in model.settings.labels.items():
                     if version not in model.loaded:
                         raise ServerError(
                             f"Label {label!r} of model {model.settings.name} names version {version}, which is not "
@@ -169,7 +170,6 @@ class Models:
             after = {each.name: before.get(each.name) or _Model(each) for each in models}
             for each in models:
                 after[each.name].settings = each
-                after[each.name].labels = dict(each.labels)
             with self._lock:
                 self._models = after
             for name, model in before.items():
@@ -188,7 +188,10 @@ class Models:
 
     def _update(self, model: _Model, at_once: bool) -> None:
         try:
-            wanted = model.settings.choose(find_versions(model.settings.folder))
+            found = find_versions(model.settings.folder)
+            labels = self._labels(model)
+            wanted = model.settings.choose(found) | {each: found[each] for each in labels.values() if each in found}
+            labels |= model.settings.labels
         except ValueError as error:  # gone for a moment, or for good: what is loaded goes on
             _log.warning("%s", error)
             return
@@ -200,8 +203,22 @@ class Models:
                 model.seen[version] = content  # a folder that still changes is being written
                 continue
             self._load(model, version, path, content)
+        with self._lock:  # a label moves when the version that it moves to is there
+            model.labels = {
+                label: version if version in model.loaded else model.labels.get(label, version)
+                for label, version in labels.items()}
         if model.loaded.keys() & wanted.keys():
-            self._unload(model, model.loaded.keys() - wanted.keys())
+            self._unload(model, model.loaded.keys() - wanted.keys() - set(model.labels.values()))
+
+    def _labels(self, model: _Model) -> dict[str, int]:
+        """Those beside the versions, where these were not chosen one by one."""
+        if model.settings.versions not in ("latest", "all"):
+            return {}
+        try:
+            return read_labels(model.settings.folder)
+        except ValueError as error:
+            _log.warning("%s", error)
+            return {label: version for label, version in model.labels.items() if label not in model.settings.labels}
 
     def _load(self, model: _Model, version: int, path: Path, content: object) -> None:
         name = model.settings.name

@@ -18,6 +18,7 @@ from tensorflow_serving.apis import (
 from serving import servables
 from serving.answers import read_config_file
 from serving.errors import RequestError, ServerError
+from serving.folders import LABELS, change_labels
 from serving.server import EmbeddedServer
 from serving.settings import ServedModel
 from tests.serving.small import MODEL, a_request, texts_of
@@ -222,6 +223,30 @@ def test_labels_versions_and_several_models_by_a_new_config(small):
             asked.answer("a")
         asked.reload({"name": "other", "base_path": small, "latest": 1})
         assert asked.states("other") == {1: "END", 2: "AVAILABLE"}
+
+
+def test_labels_beside_the_versions_are_followed_and_what_they_name_is_served(small, folder):
+    publish(small, folder)
+    change_labels(folder, {"stable": 1})
+    with Asked(folder) as asked:
+        assert asked.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
+        assert (asked.answer("a"), asked.answer("a", label="stable")) == (["a@2"], ["a@1"])
+        (folder / "3").mkdir()
+        (folder / "3" / "saved_model.pb").write_bytes(b"broken")
+        change_labels(folder, {"stable": 3})
+        asked.poll()
+        assert asked.answer("a", label="stable") == ["a@1"]  # until what it names is there
+        change_labels(folder, {"stable": 2, "new": 2})
+        asked.poll()
+        assert (asked.answer("a", label="stable"), asked.answer("a", label="new")) == (["a@2"], ["a@2"])
+        assert asked.states() == {1: "END", 2: "AVAILABLE", 3: "END"}
+        (folder / LABELS).write_text("broken")
+        asked.poll()
+        assert asked.answer("a", label="stable") == ["a@2"]
+        (folder / LABELS).unlink()
+        asked.poll()
+        with pytest.raises(grpc.RpcError, match="Unrecognized servable version label: stable"):
+            asked.answer("a", label="stable")
 
 
 def test_a_config_that_cannot_be_served_is_refused_and_changes_nothing(small, tmp_path):
