@@ -44,13 +44,13 @@ BOTH = {
     "teacher forcing 0.9": {"train.teacher_forcing_ratio": "0.9"},
     "teacher forcing, linear to 0.75": {
         "train.teacher_forcing_schedule": "linear", "train.teacher_forcing_ratio": "0.75",
-        "train.teacher_forcing_k": "0.0001"},
+        "train.teacher_forcing_k": "0.00025"},
     "source word dropout 0.05": {"train.source_word_dropout": "0.05"},
     "target word dropout 0.1": {"train.target_word_dropout": "0.1"},
     "target token noise 0.05": {"train.target_token_noise": "0.05"},
     "R-Drop, alpha = 1": {"train.r_drop": "1.0"},
     "LayerDrop 0.1": {"model.encoder.layer_drop": "0.1", "model.decoder.layer_drop": "0.1"},
-    "moving average 0.999": {"train.average_decay": "0.999"},
+    "moving average 0.99": {"train.average_decay": "0.99"},
     "cosine schedule": {"train.schedule": "cosine"},
     "inverse square root schedule": {"train.schedule": "inverse_square_root"},
     "AdamW": {"train.optimizer": "adamw"},
@@ -81,7 +81,9 @@ def train(study: Study, name: str, changed: dict[str, str], steps: int, data: st
     """Trains one run, or what is left of it; returns its folder."""
     command = [sys.executable, "-c", PYTHON, "train", str(RECIPES / study.recipe)]
     command += ["--data", data, "--runs", str(folder)]
-    own = {"name": name, "train.steps": str(steps), "train.evaluate_every": str(steps), "train.valid_lines": "500"}
+    own = {
+        "name": name, "train.steps": str(steps), "train.evaluate_every": str(steps), "train.valid_lines": "500",
+        "train.warmup_steps": str(steps // 5)}  # a fifth: that of a full training would last the whole of a short one
     for key, value in (study.base | own | changed).items():
         command += ["--set", f"{key}={value}"]
     subprocess.run(command, check=True)
