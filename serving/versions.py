@@ -239,11 +239,12 @@ class Models:
 
     def _unload(self, model: _Model, versions: set[int]) -> None:
         for version in sorted(versions):
-            with self._lock:
+            with self._lock:  # all at once: the last request that uses it says END from another thread
                 held = model.loaded.pop(version)
                 held.leaving = True
                 gone = not held.users
-            self._set_state(model, version, State.UNLOADING)
+                model.states[version] = _status(version, State.UNLOADING)
+            self._tell_change()
             if gone:
                 self._unloaded(model.settings.name, held)
 
@@ -251,19 +252,19 @@ class Models:
         version = held.servable.version
         with self._lock:
             model = self._models.get(name)
-        if model is not None and version not in model.loaded:
-            self._set_state(model, version, State.END)
+            if model is not None and version not in model.loaded:
+                model.states[version] = _status(version, State.END)
         del held.servable  # of which Python's functions form circles, which hold the variables
         gc.collect()
         _log.info("version %d of model %s is unloaded", version, name)
 
     def _set_state(self, model: _Model, version: int, state: int, error: str = "") -> None:
-        status = State(version=version, state=state)
-        status.status.SetInParent()  # error_code 0, said aloud as TensorFlow Serving does
-        if error:
-            status.status.error_code, status.status.error_message = UNKNOWN, error
         with self._lock:
-            model.states[version] = status
+            model.states[version] = _status(version, state, error)
+        self._tell_change()
+
+    def _tell_change(self) -> None:
+        with self._lock:
             ready = {name: bool(each.loaded) for name, each in self._models.items()}
         self._on_change(ready)
 
@@ -290,6 +291,14 @@ class Models:
         if spec.version_label not in labels:
             raise RequestError(INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}")
         return labels[spec.version_label]
+
+
+def _status(version: int, state: int, error: str = "") -> Any:
+    status = State(version=version, state=state)
+    status.status.SetInParent()  # error_code 0, said aloud as TensorFlow Serving does
+    if error:
+        status.status.error_code, status.status.error_message = UNKNOWN, error
+    return status
 
 
 def _content(folder: Path) -> object:

@@ -3,6 +3,7 @@
 import gc
 import shutil
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -94,7 +95,7 @@ def publish(small, folder, version=2):
 
 def test_a_new_version_takes_over_and_no_request_is_lost_meanwhile(small, folder):
     with Asked(folder) as asked, ThreadPoolExecutor(4) as pool:
-        stopping, answers = threading.Event(), []
+        stopping, answers, answered = threading.Event(), [], threading.Semaphore(0)
 
         def ask(caller):
             number = 0
@@ -102,15 +103,17 @@ def test_a_new_version_takes_over_and_no_request_is_lost_meanwhile(small, folder
                 number += 1
                 response = asked.prediction.Predict(a_request(f"{caller}.{number}"), timeout=30)
                 answers.append((f"{caller}.{number}", texts_of(response)[0], response.model_spec.version.value))
+                answered.release()
             return number
 
         callers = [pool.submit(ask, caller) for caller in range(4)]
-        publish(small, folder)
-        asked.poll()
-        seen = len(answers)
-        while len(answers) < seen + 40:  # some from after the change
-            pass
-        stopping.set()
+        try:
+            publish(small, folder)
+            asked.poll()
+            for _ in range(len(answers) + 40):  # some from after the change
+                assert answered.acquire(timeout=60)
+        finally:
+            stopping.set()  # else the pool waits for ever for callers of a test that failed
         assert sum(each.result(30) for each in callers) == len(answers)
         assert all(text == f"{asked_for}@{version}" for asked_for, text, version in answers)
         assert [version for *_, version in answers][-8:] == [2] * 8
@@ -196,9 +199,9 @@ def test_an_old_version_is_unloaded_when_the_last_request_that_holds_it_ends(sma
         assert alive() is not None
         go_on.set()
         assert late.result(30) == ["slow@1"]
-        asked.answer("a")  # the status of the late one is set before another is answered by the same thread
-        while asked.states()[1] != "END":
-            pass
+        deadline = time.monotonic() + 60
+        while asked.states()[1] != "END":  # set after the late one was answered
+            assert time.monotonic() < deadline
         gc.collect()
         assert alive() is None  # its variables are given back
 
