@@ -21,7 +21,8 @@ pytestmark = pytest.mark.skipif(DATA is None, reason="set TFSEQ2SEQ_DATA to the 
 
 SMALL = {
     "train.steps": 2, "train.evaluate_every": 2, "train.warmup_steps": 0, "train.valid_lines": 4,
-    "decode.max_length": 12, "decode.beam_size": 2, "export.num_hypotheses": 1, "export.check_lines": 2, "data.num_lengths": 1}
+    "decode.max_length": 12, "decode.beam_size": 2, "export.num_hypotheses": 1, "export.check_lines": 2,
+    "data.num_lengths": 1}
 TRANSFORMER = {
     f"model.{side}.{key}": value for side in ("encoder", "decoder")
     for key, value in {"layers": 1, "units": 16, "heads": 2, "feed_forward_units": 16}.items()}
