@@ -56,7 +56,7 @@ def test_it_is_trained_exported_served_and_answers_over_grpc_as_the_run_does(app
     (tmp_path / "data").mkdir()
     few_pairs(application, tmp_path / "data")
     path = Path(pipelines.__file__).parent / "recipes" / f"{recipe}.toml"
-    run = load_recipe(path, SMALL | smaller | {"data.folder": str(tmp_path / "data")})
+    run = load_recipe(path, SMALL | smaller | {"data.corpus": None, "data.folder": str(tmp_path / "data")})
     folder = tmp_path / "run"
     runs.train_run(run, folder, Console(quiet=True))
     run, prepared = runs.open_run(folder)

@@ -165,6 +165,7 @@ ARROWS = {
         "tfseq2seq.generation",
         "pipelines.text",
         "pipelines.audio",
+        "pipelines.wav",
         "serving.checksums",
         "serving.folders",
         "serving.replay",

@@ -7,6 +7,7 @@ prints what was measured, which `tests/benchmarks/README.md` keeps.
 
 import collections
 import http.client
+import itertools
 import json
 import os
 import random
@@ -48,7 +49,7 @@ def told(server):
     print(server.address, server.rest_port, flush=True)
 
 EmbeddedServer.start = told
-serve(sys.argv[1], port=0, rest_port=0, poll_seconds=0.5)
+serve(sys.argv[1], port=0, rest_port=0, poll_seconds=0.5, log_format="json")
 """
 
 
@@ -60,6 +61,7 @@ class Tally:
         self.seconds = []
         self.codes = collections.Counter()
         self.versions = set()
+        self.answered = set()  # ids of requests
         self.lock = threading.Lock()
 
 
@@ -130,8 +132,9 @@ def call_grpc(model, address, number, tally, stopping):
     options = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
     with grpc.insecure_channel(address, options) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        while not stopping.is_set():
+        for count in itertools.takewhile(lambda _: not stopping.is_set(), itertools.count()):
             is_bad = rng.random() < BAD_SHARE
+            request_id = f"grpc-{number}-{count}"
             if is_bad:
                 request, expected = bad(rng, model.bad_bytes)
             else:
@@ -139,24 +142,25 @@ def call_grpc(model, address, number, tally, stopping):
                 request = a_request(*expected)
             begun = time.monotonic()
             try:
-                response = stub.Predict(request, timeout=60)
+                response = stub.Predict(request, timeout=60, metadata=[("x-request-id", request_id)])
                 code, version = CODE.OK, response.model_spec.version.value
                 right = not is_bad and model.best(response) == [model.expected(text, version) for text in expected]
             except grpc.RpcError as error:
                 code, version, right = error.code(), None, is_bad and error.code() == expected
-            note(tally, begun, code.name, version, right, stopping, request)
+            note(tally, begun, code.name, version, right, request_id, request)
 
 
 def call_rest(model, port, number, tally, stopping):
     rng = random.Random(1000 + number)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    while not stopping.is_set():
+    for count in itertools.takewhile(lambda _: not stopping.is_set(), itertools.count()):
         is_bad = rng.random() < BAD_SHARE
+        request_id = f"rest-{number}-{count}"
         texts = model.draw(rng)
         body = json.dumps({"instances": [{"b64": "/w"}] if is_bad else texts})  # no Base64
         begun = time.monotonic()
         try:
-            connection.request("POST", f"/v1/models/{MODEL}:predict", body)
+            connection.request("POST", f"/v1/models/{MODEL}:predict", body, {"x-request-id": request_id})
             response = connection.getresponse()
             status, answer = response.status, json.loads(response.read())
         except (OSError, http.client.HTTPException):
@@ -165,15 +169,17 @@ def call_rest(model, port, number, tally, stopping):
         found = [row["text"][0] for row in answer.get("predictions", [])]
         right = status == 400 if is_bad else status == 200 and any(
             found == [model.expected(text, version) for text in texts] for version in VERSIONS)
-        note(tally, begun, f"REST {status}", None, right, stopping, body)
+        note(tally, begun, f"REST {status}", None, right, request_id, body)
 
 
-def note(tally, begun, code, version, right, stopping, request):
+def note(tally, begun, code, version, right, request_id, request):
     with tally.lock:
         tally.codes[code] += 1
         tally.seconds.append((begun, time.monotonic() - begun))
         tally.versions.add(version)
-        if not right:
+        if right:
+            tally.answered.add(request_id)
+        else:
             tally.wrong.append((begun, code, str(request)[:200]))
     if not right and code in ("UNAVAILABLE", "CANCELLED", "REST 503"):
         time.sleep(0.05)  # the server is going
@@ -228,8 +234,11 @@ def test_nothing_is_lost_wrong_or_leaking_under_load_reloads_and_a_drain(model, 
         caller.join(60)
     before = [wrong for wrong in tally.wrong if wrong[0] < ended - 0.5]
     assert not before, before[:5]
-    # At its end the server may only send requests away, before it computed them.
+    # At its end the server may only send requests away, before it computed them: what it says it answered, arrived.
     assert {code for _, code, _ in tally.wrong} <= {"UNAVAILABLE", "CANCELLED", "REST 503"}
+    logged = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
+    computed = {line["request_id"] for line in logged if line.get("code") == "OK"}
+    assert len(computed) > len(tally.answered) / 2 and computed <= tally.answered
     assert tally.versions >= {*VERSIONS}
     assert tally.codes["INVALID_ARGUMENT"] and tally.codes["NOT_FOUND"] and tally.codes["FAILED_PRECONDITION"]
     levels = {
