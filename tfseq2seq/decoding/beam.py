@@ -17,7 +17,7 @@ from tfseq2seq.decoding.choice import Beam, Groups, Phrases, Sampled, Turn
 from tfseq2seq.decoding.extension import log_sum_exp
 from tfseq2seq.decoding.processors import Past
 from tfseq2seq.decoding.refusals import check
-from tfseq2seq.decoding.results import History, Pool, gather_answers
+from tfseq2seq.decoding.results import History, Pool, gather_answers, share_places
 from tfseq2seq.decoding.scoring import coverage_penalty as coverage_of
 from tfseq2seq.decoding.scoring import length_penalty as penalty_of
 from tfseq2seq.decoding.state import leave, reorder, tile
@@ -68,7 +68,7 @@ def search(
     step, state, memory=(), *, batch_size, vocabulary_size, beam_size=4, num_hypotheses=1, length_penalty=0.6,
     length_penalty_kind="gnmt", coverage_penalty=0.0, source_mask=None, max_length=100, min_length=1, num_groups=1,
     diversity_strength=0.5, alternatives_at=None, sampling=None, phrases=None, reshapers=(), processors=(),
-    finish="all", stop="bound", wait_for=None, compact=True, longest=None, places=None,
+    finish="all", stop="bound", wait_for=None, end_length=1, compact=True, longest=None, places=None,
 ):
     """Finds the likeliest outputs of a step function.
 
@@ -113,10 +113,13 @@ def search(
             score is then that of the changed distribution, and what they forbid by -inf goes to the other tokens.
         processors: likewise functions that forbid tokens by -inf; they change no probability, and no score.
         finish: "all": every live hypothesis may end at each step; "best": only one whose end is among the K best
-            extensions, ends counted, as in Transformers and CTranslate2.
+            extensions, ends counted, as in Transformers and CTranslate2; "shared": finished and live hypotheses share the
+            K places, and the search ends when all are finished, as in TensorFlow's BeamSearchDecoder. There, at the step
+            at which a hypothesis ends, it is ranked with neither its end token counted nor a coverage penalty.
         stop: "bound", see above; "current": as "bound" with the penalty of the current length, which is quicker and may
             miss a better answer; "first": when `wait_for` hypotheses are finished.
         wait_for: finished hypotheses of a group that `stop` looks at; default and least H / G, rounded up.
+        end_length: how many tokens the end token counts as in the length penalty, at least 0.
         compact: Whether sources that are done leave the batch. Without, all shapes stay the same, as XLA needs them.
         longest: an int, the greatest that a tensor `max_length` holds; default: found in the graph.
         places: [B] int32, which rows of the settings that have one a source are those of these B sources, where the
@@ -133,7 +136,7 @@ def search(
     batch_size = tf.convert_to_tensor(batch_size, tf.int32)
     per_group = -(-num_hypotheses // num_groups)
     wait_for = max(wait_for or per_group, per_group)
-    kept = max(per_group, wait_for)
+    kept = beam_size if finish == "shared" else max(per_group, wait_for)
     length_penalty, max_length, min_length = (
         tf.cast(value, dtype) if tf.is_tensor(value) else value
         for value, dtype in ((length_penalty, tf.float32), (max_length, tf.int32), (min_length, tf.int32)))
@@ -200,7 +203,20 @@ def search(
         before = loop.truth if reshapers else loop.live
 
         alpha = rows_of(sources, length_penalty)
-        scores, coverage = ended / penalty_of(length, alpha, length_penalty_kind), loop.carried.coverage
+        rows = _rows_of(loop.active, num_groups) if compact else None
+        pool, over_all = loop.pool, False
+        if finish == "shared":
+            live = tf.where(at_end, -_INFINITY, live)  # what cannot go on takes no place
+            entering = ended / penalty_of(length + end_length - 2, alpha, length_penalty_kind)
+            entering = tf.where(ended == -_INFINITY, ended, entering)
+            ranks = live / penalty_of(length, alpha, length_penalty_kind)
+            pool, ended, live = share_places(pool, rows, loop.done, entering, ended, ranks, live)
+            ended_truth, live_truth = (
+                tf.where(part == -_INFINITY, part, truth)
+                for part, truth in ((ended, ended_truth), (live, live_truth)))
+            over_all = tf.reduce_all(live == -_INFINITY, 1)
+        counted = length + end_length - 1
+        scores, coverage = ended / penalty_of(counted, alpha, length_penalty_kind), loop.carried.coverage
         scores = tf.where(ended == -_INFINITY, ended, scores)  # a penalty may be infinite
         if coverage_penalty:
             if attention is None or attention.shape[-1] == 0:
@@ -209,15 +225,16 @@ def search(
             real = tf.gather(source_mask, here)[:, None]
             total = tf.reshape(coverage, [-1, beams, tf.shape(coverage)[-1]])
             scores += coverage_penalty * coverage_of(total, real)
-        rows = _rows_of(loop.active, num_groups) if compact else None
-        pool = loop.pool.merge(rows, loop.done, scores, ended_truth, length)
+        pool = pool.merge(rows, loop.done, scores, ended_truth, length)
         done = tf.logical_or(loop.done, over)
         if beams > 1:
             worst = pool.worst(rows, wait_for)
-            if stop == "first":
+            if finish == "shared":
+                enough = over_all
+            elif stop == "first":
                 enough = worst > -_INFINITY
             else:
-                reached = length if stop == "current" else rows_of(sources, max_length)
+                reached = counted if stop == "current" else rows_of(sources, max_length) + end_length - 1
                 best = tf.reduce_max(live, 1)  # steered groups are not in the order of their log-probabilities
                 enough = worst >= best / tf.reshape(penalty_of(reached, alpha, length_penalty_kind), [-1])
             done = tf.logical_or(done, enough)
