@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
-from tfseq2seq.config.table import PositiveInt, Rate, Table
+from tfseq2seq.config.table import NonNegativeInt, PositiveInt, Rate, Table
 
 Size = Literal["tiny", "small", "base", "big"]
 
@@ -169,17 +169,28 @@ class _Transformer(_Network):
     attention_dropout: Rate = 0.0  # on the attention weights
     feed_forward_dropout: Rate = 0.0  # inside the feed-forward layer, after the activation
     layer_drop: Rate = 0.0  # share of the training steps that each layer is left out of (Fan et al., 2020)
+    # What follows is for weights of other systems, see docs/importing.md.
+    head_units: PositiveInt | None = None  # width of a head; default: units / heads
+    scale_attention: bool = True  # scores divided by sqrt(head_units); T5's are not (Raffel et al., 2020)
+    use_bias: bool = True  # of linear maps
+    epsilon: Annotated[float, Field(gt=0)] = 1e-6  # of normalizations, added to the variance
+    # Of sinusoidal positions: how sines and cosines lie, and what the first position is.
+    waves: Literal["interleaved", "halves", "timing"] = "interleaved"
+    first_position: NonNegativeInt = 0
+    num_buckets: PositiveInt = 32  # of relative positions
+    max_distance: PositiveInt = 128  # of relative positions, steps; all beyond are alike
+    normalize_embeddings: bool = False  # the sum of embeddings and positions
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        _check_heads(self.units, self.heads, self.positions)
+        _check_heads(self.units, self.heads, self.positions, self.head_units)
         return self
 
 
-def _check_heads(units: int, heads: int, positions: str) -> None:
-    if units % heads:
+def _check_heads(units: int, heads: int, positions: str, head_units: int | None = None) -> None:
+    if head_units is None and units % heads:
         raise ValueError(f"units must be a multiple of heads. Received: units={units}, heads={heads}")
-    if positions == "rotary" and units // heads % 2:
+    if positions == "rotary" and (head_units or units // heads) % 2:
         raise ValueError(
             "positions = \"rotary\" turns pairs of units: units / heads must be even. "
             f"Received: units={units}, heads={heads}")
