@@ -21,8 +21,8 @@ class MappedTokenizer(Tokenizer):
     """What reads strings with a sentencepiece model and knows its pieces, and more tokens, by other ids.
 
     It cuts as plain sentencepiece does with the same model: white space may be lost, and `decode(encode(x))` is x in
-    the model's normal form. Special tokens frame it as they did in training: `before` and `after` belong to what `encode`
-    gives, and a row ends in `end`.
+    the model's normal form. Special tokens frame it as they did in training: `before` and `after` belong to what
+    `encode` gives, and a row ends in `end`.
 
     Args:
         model: the serialised sentencepiece model.
