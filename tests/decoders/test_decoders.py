@@ -109,7 +109,7 @@ def test_attentional_is_the_papers_formula(input_feeding, output_units):
 
 @pytest.mark.parametrize("upper_context", ["previous", "current"])
 def test_the_bottom_layer_attends_for_all_layers_above_it(upper_context):
-    """h0 = LSTM0([x; c[t-1]]), c[t] = attention(h0), hi = LSTMi([h(i-1); c]) + h(i-1) in the top layer; shown is the top."""
+    """h0 = LSTM([x; c[t-1]]), c[t] = attention(h0), hi = LSTM([h(i-1); c]) + h(i-1) at the top, which is shown."""
     decoder = prepared(AttentionalDecoder(
         "scaled_general", input_feeding=True, units=UNITS, layers=3, attending_layer="bottom",
         upper_context=upper_context, attentional_vector="context", output="state", residual=True, residual_layers=1))

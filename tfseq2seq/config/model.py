@@ -24,6 +24,8 @@ class Model(Table):
     share_embeddings: Literal["none", "source_target", "target_output", "all"] = "none"
     # Embeddings times sqrt(embedding_units) (Vaswani et al., 2017, section 3.4); default: where a Transformer reads.
     scale_embeddings: bool | None = None
+    output_bias: bool = False  # beside a tied output matrix, a bias a token; an output matrix of its own has one
+    scale_output: bool = False  # what a tied output matrix reads, divided by sqrt(its width) (Raffel et al., 2020)
     # Answers may copy tokens of their source, known or not (See et al., 2017); needs data.share_tokenizer.
     copying: bool = False
     copy_slots: NonNegativeInt = 50  # distinct unknown tokens of a source that can be copied: of words or characters
@@ -51,6 +53,11 @@ class Model(Table):
     @pydantic.model_validator(mode="after")
     def _consistent(self):
         encoder, decoder = self.encoder, self.decoder
+        if (self.output_bias or self.scale_output) and self.share_embeddings not in ("target_output", "all"):
+            raise ValueError(
+                "output_bias and scale_output are of a tied output matrix: set share_embeddings to \"target_output\" "
+                f"or \"all\". Received: share_embeddings=\"{self.share_embeddings}\", output_bias={self.output_bias}, "
+                f"scale_output={self.scale_output}")
         shared = self.share_embeddings in ("source_target", "all")
         if self.source == "features" and (shared or encoder.kind == "parallel"):
             raise ValueError(
@@ -59,7 +66,7 @@ class Model(Table):
                 f"share_embeddings=\"{self.share_embeddings}\", encoder.kind=\"{encoder.kind}\"")
         if not self.source_end and (self.source == "features" or encoder.kind == "parallel"):
             raise ValueError(
-                "source_end = false leaves out the end token of one source of tokens: set it to true for other sources. "
+                "source_end = false leaves out the end token of one source of tokens: set it to true for others. "
                 f"Received: source = \"{self.source}\", encoder.kind = \"{encoder.kind}\"")
         if decoder.kind == "attentional" and decoder.attention in ("dot", "scaled_dot"):
             if encoder.output_units != decoder.units:

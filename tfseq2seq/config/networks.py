@@ -118,7 +118,7 @@ class RecurrentEncoder(_Recurrent):
     def _consistent(self):
         if self.directions == "apart" and (self.normalization != "none" or self._num_backward < self.layers):
             raise ValueError(
-                "directions = \"apart\" needs bidirectional = true in all layers, and normalization = \"none\". Received: "
+                "directions = \"apart\" needs all layers bidirectional and normalization = \"none\". Received: "
                 f"{self._num_backward} of {self.layers} layers in both directions, normalization = "
                 f"\"{self.normalization}\"")
         if self.merge_states and (self.last_states != "both" or 0 < self._num_backward < self.layers):
@@ -195,17 +195,28 @@ class _Transformer(_Network):
     attention_dropout: Rate = 0.0  # on the attention weights
     feed_forward_dropout: Rate = 0.0  # inside the feed-forward layer, after the activation
     layer_drop: Rate = 0.0  # share of the training steps that each layer is left out of (Fan et al., 2020)
+    # What follows is for weights of other systems, see docs/importing.md.
+    head_units: PositiveInt | None = None  # width of a head; default: units / heads
+    scale_attention: bool = True  # scores divided by sqrt(head_units); T5's are not (Raffel et al., 2020)
+    use_bias: bool = True  # of linear maps
+    epsilon: Annotated[float, Field(gt=0)] = 1e-6  # of normalizations, added to the variance
+    # Of sinusoidal positions: how sines and cosines lie, and what the first position is.
+    waves: Literal["interleaved", "halves", "timing"] = "interleaved"
+    first_position: NonNegativeInt = 0
+    num_buckets: PositiveInt = 32  # of relative positions
+    max_distance: PositiveInt = 128  # of relative positions, steps; all beyond are alike
+    normalize_embeddings: bool = False  # the sum of embeddings and positions
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        _check_heads(self.units, self.heads, self.positions)
+        _check_heads(self.units, self.heads, self.positions, self.head_units)
         return self
 
 
-def _check_heads(units: int, heads: int, positions: str) -> None:
-    if units % heads:
+def _check_heads(units: int, heads: int, positions: str, head_units: int | None = None) -> None:
+    if head_units is None and units % heads:
         raise ValueError(f"units must be a multiple of heads. Received: units={units}, heads={heads}")
-    if positions == "rotary" and units // heads % 2:
+    if positions == "rotary" and (head_units or units // heads) % 2:
         raise ValueError(
             "positions = \"rotary\" turns pairs of units: units / heads must be even. "
             f"Received: units={units}, heads={heads}")
@@ -337,12 +348,12 @@ class AttentionalDecoder(_RecurrentDecoder):
     attention: Literal[
         "additive", "normed_additive", "dot", "scaled_dot", "general", "scaled_general", "concat", "multi_head",
         "location", "coverage"] = "general"
-    attention_units: PositiveInt | None = None  # of additive, concat and the like: width where both meet; default: units
+    attention_units: PositiveInt | None = None  # of additive ones: width where both meet; default: units
     attention_bias: bool = False  # of additive and concat: a bias there
     heads: PositiveInt = 4  # of multi_head
     location_width: PositiveInt = 31  # of location: steps of the memory that a filter over the last weights sees, odd
     input_feeding: bool = False  # Luong et al., 2015, section 3.3; costs a loop over target steps
-    # Which layer's state looks at the source; above "bottom" all layers read the context too (Wu et al., 2016, section 3).
+    # Which layer's state looks at the source; all layers above "bottom" read the context too (Wu et al., 2016).
     attending_layer: Literal["top", "bottom"] = "top"
     upper_context: Literal["previous", "current"] = "previous"  # of "bottom": the step's whose context they read
     # What is fed, and shown to the output layer: W [context; state], or the context alone.

@@ -70,6 +70,7 @@ class Data(Origin):
     audio: Audio | None = None  # sources are recordings: paths of WAV or FLAC files, which become features
     source_tokenizer: Tokenizer = Tokenizer()
     target_tokenizer: Tokenizer = Tokenizer()
+    tokenizers_from: str | None = None  # a run folder whose tokenizers are used; then none is trained
     share_tokenizer: bool = False  # one vocabulary for both sides, trained on both
     source_separator: Annotated[str, Field(pattern=r"\S")] | None = None  # between the sources of one line, as "|||"
     max_source_length: PositiveInt = 128  # tokens, end token included, or frames; longer pairs are left out
@@ -216,8 +217,14 @@ class Decode(Table):
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0  # Keskar et al., 2019; 1 turns it off
     block_ngrams: Annotated[int, Field(ge=0)] = 0  # no n target tokens twice; 0 turns it off
     forbidden: list[str] = []  # words and phrases that no answer contains, as the target tokenizer cuts them
+    forbidden_ids: list[Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]] = []  # the same, as ids
+    # Ids that no answer begins with, after what the target tokenizer puts before it; the end token may be one.
+    forbidden_first: list[Annotated[int, Field(ge=1)]] = []
     renormalize: bool = False  # what constraints forbid goes to the other tokens, also in scores (as in CTranslate2)
     free_end: bool = False  # the end token that max_length forces costs nothing (as Marian's and BART's forced end)
+    cut: bool = False  # an answer may be cut at max_length tokens, without an end token (as in Transformers)
+    # Whether tokens that the target tokenizer puts before every answer count in the length penalty.
+    count_prefix: bool = True
     only_from: str | None = None  # a file with one string a line; each answer is one of them
     replace_unknown: bool = False  # put the source token with the most attention in the place of an unknown one
     others: list[str] = []  # folders of runs with the same tokenizers, whose best checkpoints answer along
@@ -226,6 +233,11 @@ class Decode(Table):
     batch_tokens: PositiveInt = 4096  # padded source tokens decoded at once by evaluate and predict
     parts: PositiveInt = 1  # searches that a batch is divided into, at once: for servers on so many cores
     jit_compile: bool = False  # XLA compiles the search for a source that comes alone, at the first of its length
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of a search: tokens, and the end of an answer that is cut."""
+        return self.max_length + self.cut
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -252,6 +264,10 @@ class Decode(Table):
             raise ValueError(
                 "finish, stop and wait_for belong to method = \"beam\": each draw ends by itself. "
                 f"Received: finish=\"{self.finish}\", stop=\"{self.stop}\", wait_for={self.wait_for}")
+        if self.cut and (self.free_end or self.only_from is not None):
+            raise ValueError(
+                "cut lets answers stay without an end: leave out free_end and only_from. Received: "
+                f"free_end={self.free_end}, only_from={self.only_from!r}")
         if self.jit_compile and self.only_from is not None:
             raise ValueError(
                 "jit_compile = true does not work with only_from, as XLA cannot follow a list of answers: set it to "
@@ -302,7 +318,8 @@ class Run(Table):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        if self.model.share_embeddings in ("source_target", "all") and not self.data.share_tokenizer:
+        shared = self.data.share_tokenizer or self.data.tokenizers_from is not None
+        if self.model.share_embeddings in ("source_target", "all") and not shared:
             raise ValueError(
                 "model.share_embeddings = \"" + self.model.share_embeddings + "\" needs data.share_tokenizer = true: "
                 "one table can only serve one vocabulary. Received: share_tokenizer = false")

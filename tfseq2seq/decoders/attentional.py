@@ -27,7 +27,7 @@ class AttentionalDecoder(StackedDecoder):
         attention_units, attention_bias: See `make_attention`.
         input_feeding: Whether a[t-1] is part of the next input.
         location_width: Source steps that each filter of "location" sees, odd.
-        attending_layer: Whose state is h[t] in c[t] and a[t]: "top", or "bottom", and all layers above it then read c as
+        attending_layer: Whose state is h[t] in c[t] and a[t]: "top", or "bottom", and then all layers above read c as
             well (Wu et al., 2016, arXiv:1609.08144, section 3); needs input feeding.
         upper_context: What they read, c of the "previous" step, as in the paper, or of the "current" one.
         attentional_vector: a[t] as above, "combined"; or the bare "context" c[t].

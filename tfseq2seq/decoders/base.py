@@ -16,7 +16,8 @@ class StackedDecoder(Layer):
         cell: A name of `layers.recurrent_variants.CELLS`.
         layers: Number of layers, at least 1.
         units: Width of each layer.
-        residual, residual_layers, normalization, dropout, dropout_per_sequence: See `Stack`; the last dropout is on the output.
+        residual, residual_layers, normalization, dropout, dropout_per_sequence: See `Stack`; the last dropout is on the
+            output.
         bridge: "auto", "dense", "copy", "pooled" or "zero", see `Bridge`.
         output_units: Width of the output; the default is the subclass's.
     """

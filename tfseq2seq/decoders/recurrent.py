@@ -17,8 +17,8 @@ class RecurrentDecoder(StackedDecoder):
 
     There is no attention: long sources do not fit into c (Cho et al., 2014, arXiv:1409.1259, section 4.2).
 
-    Without `reads_context` the source reaches the decoder as its first state alone, s[t] = RNN(x[t], s[t-1]), o[t] = s[t]
-    (Sutskever et al., 2014, arXiv:1409.3215).
+    Without `reads_context` the source is its first state alone: s[t] = RNN(x[t], s[t-1]), o[t] = s[t] (Sutskever et
+    al., 2014, arXiv:1409.3215).
 
     Args:
         reads_context: Whether the context goes in at every step.

@@ -68,7 +68,8 @@ def search(
     step, state, memory=(), *, batch_size, vocabulary_size, beam_size=4, num_hypotheses=1, length_penalty=0.6,
     length_penalty_kind="gnmt", coverage_penalty=0.0, source_mask=None, max_length=100, min_length=1, num_groups=1,
     diversity_strength=0.5, alternatives_at=None, sampling=None, phrases=None, reshapers=(), processors=(),
-    finish="all", stop="bound", wait_for=None, end_length=1, compact=True, longest=None, places=None,
+    finish="all", stop="bound", wait_for=None, end_length=1, count_forced_end=True, num_uncounted=0, compact=True,
+    longest=None, places=None,
 ):
     """Finds the likeliest outputs of a step function.
 
@@ -113,13 +114,16 @@ def search(
             score is then that of the changed distribution, and what they forbid by -inf goes to the other tokens.
         processors: likewise functions that forbid tokens by -inf; they change no probability, and no score.
         finish: "all": every live hypothesis may end at each step; "best": only one whose end is among the K best
-            extensions, ends counted, as in Transformers and CTranslate2; "shared": finished and live hypotheses share the
-            K places, and the search ends when all are finished, as in TensorFlow's BeamSearchDecoder. There, at the step
-            at which a hypothesis ends, it is ranked with neither its end token counted nor a coverage penalty.
+            extensions, ends counted, as in Transformers and CTranslate2; "shared": finished and live ones share the
+            K places, and the search ends when all are finished, as in TensorFlow's BeamSearchDecoder. At the step at
+            which a hypothesis ends it is then ranked without its end token counted, and without a coverage penalty.
         stop: "bound", see above; "current": as "bound" with the penalty of the current length, which is quicker and may
             miss a better answer; "first": when `wait_for` hypotheses are finished.
         wait_for: finished hypotheses of a group that `stop` looks at; default and least H / G, rounded up.
         end_length: how many tokens the end token counts as in the length penalty, at least 0.
+        count_forced_end: whether the length penalty counts the end token that max_length forces; without, an answer of
+            max_length is one of a token less that was cut.
+        num_uncounted: tokens at the start of each answer that it does not count.
         compact: Whether sources that are done leave the batch. Without, all shapes stay the same, as XLA needs them.
         longest: an int, the greatest that a tensor `max_length` holds; default: found in the graph.
         places: [B] int32, which rows of the settings that have one a source are those of these B sources, where the
@@ -164,6 +168,13 @@ def search(
         """A setting of each row's source: a number for all as it is, [B] as [R, 1]."""
         return tf.gather(value, sources)[:, None] if tf.is_tensor(value) and value.shape.rank else value
 
+    def penalty_at(length, limit, alpha):
+        """What log-probabilities of hypotheses of a length are divided by."""
+        counted = length if count_forced_end else tf.minimum(length, limit - 1)
+        counted = counted + end_length - 1
+        counted = tf.maximum(counted - num_uncounted, 1) if num_uncounted else counted
+        return penalty_of(counted, alpha, length_penalty_kind)
+
     def changed(processes, states, logits, past):
         for process, state in zip(processes, states, strict=True):
             logits = process(logits, past, state) if hasattr(process, "start") else process(logits, past)
@@ -189,7 +200,8 @@ def search(
         logits = changed(reshapers, states[: len(reshapers)], original, past)
         normalizer = normalizer_of(logits) if changes or choice.needs_normalizer else None
         logits = changed(processors, states[len(reshapers) :], logits, past)
-        at_end = length >= rows_of(sources, max_length)  # [R, 1] or scalar
+        limit = rows_of(sources, max_length)  # [R, 1] or a number
+        at_end = length >= limit
         turn = Turn(
             logits, loop.live, normalizer, past, loop.carried.choice, length < rows_of(sources, min_length), at_end,
             loop.done)
@@ -207,7 +219,7 @@ def search(
         pool, over_all = loop.pool, False
         if finish == "shared":
             live = tf.where(at_end, -_INFINITY, live)  # what cannot go on takes no place
-            entering = ended / penalty_of(length + end_length - 2, alpha, length_penalty_kind)
+            entering = ended / penalty_at(length - 1, limit, alpha)
             entering = tf.where(ended == -_INFINITY, ended, entering)
             ranks = live / penalty_of(length, alpha, length_penalty_kind)
             pool, ended, live = share_places(pool, rows, loop.done, entering, ended, ranks, live)
@@ -215,8 +227,7 @@ def search(
                 tf.where(part == -_INFINITY, part, truth)
                 for part, truth in ((ended, ended_truth), (live, live_truth)))
             over_all = tf.reduce_all(live == -_INFINITY, 1)
-        counted = length + end_length - 1
-        scores, coverage = ended / penalty_of(counted, alpha, length_penalty_kind), loop.carried.coverage
+        scores, coverage = ended / penalty_at(length, limit, alpha), loop.carried.coverage
         scores = tf.where(ended == -_INFINITY, ended, scores)  # a penalty may be infinite
         if coverage_penalty:
             if attention is None or attention.shape[-1] == 0:
@@ -234,9 +245,9 @@ def search(
             elif stop == "first":
                 enough = worst > -_INFINITY
             else:
-                reached = counted if stop == "current" else rows_of(sources, max_length) + end_length - 1
+                reached = length if stop == "current" else limit
                 best = tf.reduce_max(live, 1)  # steered groups are not in the order of their log-probabilities
-                enough = worst >= best / tf.reshape(penalty_of(reached, alpha, length_penalty_kind), [-1])
+                enough = worst >= best / tf.reshape(penalty_at(reached, limit, alpha), [-1])
             done = tf.logical_or(done, enough)
         done = tf.logical_or(done, tf.reshape(at_end, [-1]))
         history = loop.history.write(

@@ -44,6 +44,7 @@ def check(options):
     need(options["wait_for"] is None or options["wait_for"] >= 1, "wait_for >= 1", "wait_for")
     need(
         num_groups >= 1 and beam_size % num_groups == 0, "num_groups that divides beam_size", "num_groups", "beam_size")
+    need(options["num_uncounted"] >= 0, "num_uncounted >= 0", "num_uncounted")
     need(options["diversity_strength"] >= 0, "diversity_strength >= 0", "diversity_strength")
     need(options["coverage_penalty"] >= 0, "coverage_penalty >= 0", "coverage_penalty")
     need(

@@ -94,7 +94,7 @@ class GeneralAttention(Attention):
 
 @keras.saving.register_keras_serializable("tfseq2seq")
 class ScaledGeneralAttention(GeneralAttention):
-    """score[t, s] = g query[t] . W values[s], g learned and 1 at first: "general" as TensorFlow's scaled Luong has it."""
+    """score[t, s] = g query[t] . W values[s], g learned, 1 at first: "general" as TensorFlow's scaled Luong has it."""
 
     def build(self, query_shape, keys_shape, values_shape):
         self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
