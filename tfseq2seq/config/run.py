@@ -203,9 +203,11 @@ class Decode(Table):
     min_length_ratio: Annotated[float, Field(gt=0)] | None = None  # target tokens for each source token, at least
     num_groups: PositiveInt = 1  # diverse groups of beams (Vijayakumar et al., 2018); divides beam_size
     diversity_strength: NonNegative = 0.5  # what a token loses for each group before that took it, in nats
-    finish: Literal["all", "best", "shared"] = "all"  # which live hypotheses may end at a step, see docs/decoding.md
+    # Which live hypotheses may end at a step, and which go on, see docs/decoding.md.
+    finish: Literal["all", "best", "narrow", "shared"] = "all"
     end_length: NonNegativeInt = 1  # how many tokens the end token counts as in the length penalty
-    stop: Literal["bound", "current", "first"] = "bound"  # when the search for a source ends; "bound" loses nothing
+    # When the search for a source ends; "bound" loses nothing.
+    stop: Literal["bound", "current", "first", "top"] = "bound"
     # Finished hypotheses of a group that `stop` waits for; default: those wanted, or without "bound" as many as beams.
     wait_for: PositiveInt | None = None
     temperature: NonNegative = 1.0  # of "sample"; 0 takes the likeliest token

@@ -4,7 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tfseq2seq.converters.addons import read_addons
 from tfseq2seq.converters.base import Conversion, replay, write_run
+from tfseq2seq.converters.opennmt_py import read_opennmt_py
+from tfseq2seq.converters.opennmt_tf import read_opennmt_tf
+from tfseq2seq.converters.tensorflow_nmt import read_nmt
 from tfseq2seq.converters.transformers import read_transformers
 from tfseq2seq.converters.weights import ConversionError
 
@@ -13,6 +17,10 @@ __all__ = ["SYSTEMS", "Conversion", "ConversionError", "convert", "replay", "wri
 # System -> what reads a path of its, with the options that a user gave.
 SYSTEMS: dict[str, Callable[..., Conversion]] = {
     "transformers": read_transformers,
+    "nmt": read_nmt,
+    "opennmt_tf": read_opennmt_tf,
+    "addons": read_addons,
+    "opennmt_py": read_opennmt_py,
 }
 
 

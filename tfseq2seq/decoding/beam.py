@@ -37,6 +37,7 @@ class _Loop(NamedTuple):
         memory: nest of [A, ...], what the step function reads of the sources.
         live: [A * G, K] float32, what the search maximizes; -inf where there is no hypothesis.
         truth: [A * G, K] float32, the model's log-probability, or () where it is `live`.
+        topped: [A * G] bool, whether the best extension of a step was an end.
         done: [A * G] bool.
         pool: the finished hypotheses of all B * G searches.
         history: what each step chose, of all B * G searches.
@@ -49,6 +50,7 @@ class _Loop(NamedTuple):
     memory: Any
     live: Any
     truth: Any
+    topped: Any
     done: Any
     pool: Any
     history: Any
@@ -114,11 +116,14 @@ def search(
             score is then that of the changed distribution, and what they forbid by -inf goes to the other tokens.
         processors: likewise functions that forbid tokens by -inf; they change no probability, and no score.
         finish: "all": every live hypothesis may end at each step; "best": only one whose end is among the K best
-            extensions, ends counted, as in Transformers and CTranslate2; "shared": finished and live ones share the
-            K places, and the search ends when all are finished, as in TensorFlow's BeamSearchDecoder. At the step at
-            which a hypothesis ends it is then ranked without its end token counted, and without a coverage penalty.
+            extensions, ends counted, as in Transformers and CTranslate2; "narrow": as "best", and only the extensions
+            among these go on, so that an end leaves its place empty for a step, as in OpenNMT-py; "shared": finished
+            and live ones share the K places, and the search ends when all are finished, as in TensorFlow's
+            BeamSearchDecoder. At the step at which a hypothesis ends it is then ranked without its end token counted,
+            and without a coverage penalty.
         stop: "bound", see above; "current": as "bound" with the penalty of the current length, which is quicker and may
-            miss a better answer; "first": when `wait_for` hypotheses are finished.
+            miss a better answer; "first": when `wait_for` hypotheses are finished; "top": when they are, and the
+            best of all extensions of a step was an end, as in OpenNMT-py.
         wait_for: finished hypotheses of a group that `stop` looks at; default and least H / G, rounded up.
         end_length: how many tokens the end token counts as in the length penalty, at least 0.
         count_forced_end: whether the length penalty counts the end token that max_length forces; without, an answer of
@@ -238,12 +243,16 @@ def search(
             scores += coverage_penalty * coverage_of(total, real)
         pool = pool.merge(rows, loop.done, scores, ended_truth, length)
         done = tf.logical_or(loop.done, over)
+        best_ends = tf.reduce_max(ended, 1) > tf.reduce_max(live, 1)
+        topped = tf.logical_or(loop.topped, best_ends)
         if beams > 1:
             worst = pool.worst(rows, wait_for)
             if finish == "shared":
                 enough = over_all
             elif stop == "first":
                 enough = worst > -_INFINITY
+            elif stop == "top":
+                enough = tf.logical_and(worst > -_INFINITY, topped)
             else:
                 reached = length if stop == "current" else limit
                 best = tf.reduce_max(live, 1)  # steered groups are not in the order of their log-probabilities
@@ -263,8 +272,8 @@ def search(
             leaving = tf.shape(keep)[0] < num_active
             active = tf.gather(active, keep)
             memory = leave(leaving, memory, keep, keep)
-            tokens, live, live_truth, done, places = (
-                _gather_rows(part, keep, num_groups) for part in (tokens, live, live_truth, done, places))
+            tokens, live, live_truth, topped, done, places = (
+                _gather_rows(part, keep, num_groups) for part in (tokens, live, live_truth, topped, done, places))
         flat = tf.reshape(places, [-1])
         if beams > 1:
             carried = reorder(carried, flat)
@@ -281,7 +290,8 @@ def search(
                 for process, of_process in zip(changes, carried.processors, strict=True)),
             choice=choice.advance(carried.choice, tokens, chosen))
         return _Loop(
-            length, active, tokens, carried, memory, live, live_truth if reshapers else (), done, pool, history)
+            length, active, tokens, carried, memory, live, live_truth if reshapers else (), topped, done, pool,
+            history)
 
     def running(*loop):
         loop = _Loop(*loop)
@@ -302,7 +312,8 @@ def search(
         # All hypotheses of a search are alike before the first step: only one may be extended.
         live=tf.tile(tf.constant([[0.0] + [-_INFINITY] * (beams - 1)]), [num_rows, 1]),
         truth=tf.tile(tf.constant([[0.0] + [-_INFINITY] * (beams - 1)]), [num_rows, 1]) if reshapers else (),
-        done=tf.zeros([num_rows], tf.bool), pool=Pool.empty(num_rows, kept), history=History.empty(longest, beams))
+        topped=tf.zeros([num_rows], tf.bool), done=tf.zeros([num_rows], tf.bool),
+        pool=Pool.empty(num_rows, kept), history=History.empty(longest, beams))
     loop = _Loop(*tf.while_loop(
         running, body, first, shape_invariants=_shapes(first), maximum_iterations=longest))
     steps = loop.t if compact else None

@@ -5,7 +5,7 @@ import tensorflow as tf
 from tfseq2seq.decoding.scoring import LENGTH_PENALTIES
 from tfseq2seq.structures import EOS
 
-FINISHES, STOPS = ("all", "best", "shared"), ("bound", "current", "first")
+FINISHES, STOPS = ("all", "best", "narrow", "shared"), ("bound", "current", "first", "top")
 
 
 def check(options):
