@@ -43,6 +43,7 @@ setup(
         "protobuf>=6.31.1,<8",
         "numpy>=1.26",
         "sentencepiece>=0.2",
+        "safetensors>=0.5",
         "sacrebleu>=2.4",
         "jiwer>=4",
         "rouge-score>=0.1.2",

@@ -67,7 +67,8 @@ class Batches:
         self.seed, self.replicas, self._alignments = seed, replicas, alignments
         self._shapes_of = functools.lru_cache(maxsize=1)(lambda epoch: [index for index, _ in self.plan(epoch)])
         self._plan = functools.lru_cache(maxsize=2)(self.plan)  # two, as batches may be asked for ahead
-        self._source: Side | SampledSide | FrameSide = Side(encoded.source_ids, encoded.source_offsets)
+        self._source: Side | SampledSide | FrameSide = Side(
+            encoded.source_ids, encoded.source_offsets, encoded.source_end)
         self._target: Side | SampledSide = Side(encoded.target_ids, encoded.target_offsets)
         source, target = self._source.lengths + 1, self._target.lengths + 1  # with EOS
         kept = np.flatnonzero((source <= max_source_length) & (target <= max_target_length))

@@ -91,9 +91,11 @@ class EncodedPairs(NamedTuple):
         source_offsets: [N + 1] int64.
         target_ids: [sum of target lengths] int32.
         target_offsets: [N + 1] int64.
+        source_end: the id that ends each source; None for EOS.
     """
 
     source_ids: np.ndarray
     source_offsets: np.ndarray
     target_ids: np.ndarray
     target_offsets: np.ndarray
+    source_end: int | None = None

@@ -101,10 +101,7 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
     temporary = folder.with_name(f".{folder.name}.preparing")  # of a run that was killed, if it exists
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        (temporary / "data").mkdir(parents=True)
-        for name, pairs in splits._asdict().items():
-            _write_pairs(temporary / "data" / f"{name}.jsonl.gz", pairs)
-        (temporary / "data" / "left-out.json").write_text(json.dumps(left_out), encoding="utf-8")
+        write_splits(temporary, splits, left_out)
         progress("training the tokenizers", 0, None)
         _train_tokenizers(run, splits, temporary, progress)
         save_config(run, temporary / "config.json")
@@ -117,6 +114,14 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return load_prepared(folder)
+
+
+def write_splits(folder: Path, splits: Splits, left_out: dict[str, int]) -> None:
+    """Writes the pairs into a run's folder, with how many were left out, by reason."""
+    (folder / "data").mkdir(parents=True)
+    for name, pairs in splits._asdict().items():
+        _write_pairs(folder / "data" / f"{name}.jsonl.gz", pairs)
+    (folder / "data" / "left-out.json").write_text(json.dumps(left_out), encoding="utf-8")
 
 
 def load_prepared(folder: Path) -> Prepared:
@@ -220,6 +225,9 @@ def _cutting(tokenizer: Tokenizer | FrontEnd, run: Run) -> Tokenizer | FrontEnd:
 
 def _tokenizers(run: Run, splits: Splits) -> tuple[Tokenizer | FrontEnd, Tokenizer]:
     data = run.data
+    if data.tokenizers_from is not None:
+        other = load_prepared(Path(data.tokenizers_from).expanduser())
+        return other.source_tokenizer, other.target_tokenizer
     if data.audio is not None:
         return front_end_of(data.audio), train_tokenizer(data.target_tokenizer, [target for _, target in splits.train])
     of_sets, of_pairs = (each.source_tags for each in data.sets), map(tags_of, splits.train)

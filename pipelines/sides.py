@@ -21,22 +21,24 @@ class Side:
     Args:
         ids: [sum of lengths] int32, without EOS.
         offsets: [N + 1] int64.
+        end: the id that ends a row; default EOS.
     Attributes:
         lengths: [N] int64, without EOS.
     """
 
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray):
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray, end: int | None = None):
+        self._end = EOS if end is None else end
         self._ids = np.append(ids, np.int32(PAD))  # what a row of padding points at
         self._starts = np.append(offsets[:-1], len(ids))  # the last one is for EMPTY = -1
         self.lengths = np.diff(offsets)
         self._lengths = np.append(self.lengths, -1)
 
     def gather(self, rows: np.ndarray, length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Ids ended by EOS, padded to `length` [R, length] int32, and what of it is real [R, length] bool."""
+        """Ids with their end, padded to `length` [R, length] int32, and what of it is real [R, length] bool."""
         steps, lengths = np.arange(length), self._lengths[rows][:, None]
         places = np.minimum(self._starts[rows][:, None] + steps, len(self._ids) - 1)
         ids = np.where(steps < lengths, self._ids[places], np.int32(PAD))
-        ids[steps == lengths] = EOS
+        ids[steps == lengths] = self._end
         return ids, steps <= lengths
 
     def row(self, row: int) -> list[int]:

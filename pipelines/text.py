@@ -143,7 +143,7 @@ def read_source(
 def source_ids(
     strings: tf.Tensor, tokenizer: Tokenizer, max_length: int, beside: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Strings to ids ended by EOS, in the graph.
+    """Strings to ids ended by the tokenizer's `end`, usually EOS, in the graph.
 
     Args:
         strings: [N] string; N = 0 works.
@@ -158,9 +158,9 @@ def source_ids(
     ids = tokenizer.encode(strings) if beside is None else tokenizer.encode_beside(
         strings, tokenizer.copies(beside))  # [N, (S)]
     cut = ids.row_lengths() > max_length - 1
-    ids = ids[:, : max_length - 1]
+    ids = tokenizer.cut(ids, max_length - 1)
     num_rows = ids.nrows()
-    ids = tf.concat([ids, tf.fill(tf.stack([num_rows, 1]), EOS)], axis=1)
+    ids = tf.concat([ids, tf.fill(tf.stack([num_rows, 1]), tokenizer.end)], axis=1)
     longest = tf.maximum(tf.reduce_max(ids.row_lengths()), 1)  # the maximum of no rows is the least int64
     return ids.to_tensor(PAD, shape=tf.stack([num_rows, longest])), cut
 
@@ -178,7 +178,8 @@ def encode_pairs(
         sources = np.full(offsets[-1], PAD, np.int32), offsets
     else:
         sources = _encode(lines, source_tokenizer)
-    return EncodedPairs(*sources, *_encode([target for _, target in pairs], target_tokenizer, lines))
+    targets = _encode([target for _, target in pairs], target_tokenizer, lines)
+    return EncodedPairs(*sources, *targets, getattr(source_tokenizer, "end", None))
 
 
 def _encode(

@@ -122,7 +122,6 @@ ARROWS = {
         "pipelines.feeding",
         "pipelines.prepare",
     ],
-    "tfseq2seq.converters.*": LIBRARY,
     "pipelines.*": [*CONTRACTS, "tfseq2seq.quiet", "tfseq2seq.ports"],  # never the model
     "serving.signatures": [],
     "serving.protocol": [],
@@ -184,6 +183,11 @@ ARROWS = {
         "pipelines.batching",
         "pipelines.beam_files",
     ],
+    # Other systems' models become runs, which are opened and compared.
+    "tfseq2seq.converters": ["tfseq2seq.converters.*"],
+    "tfseq2seq.converters.*": [
+        *LIBRARY, "tfseq2seq.converters.*", "tfseq2seq.generation", "tfseq2seq.training", "pipelines.audio",
+        "pipelines.pairs", "pipelines.prepare"],
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
     # What a command's arguments may be, without TensorFlow.

@@ -79,7 +79,7 @@ class Generator(tf.Module):
         if self.decode.jit_compile:
             found = Hypotheses(*tf.cond(
                 tf.shape(source)[0] == 1,
-                lambda: find_compiled(self.models, source, self.decode.max_length, **arguments),
+                lambda: find_compiled(self.models, source, self.decode.most_steps, **arguments),
                 lambda: find_in_parts(self.models, source, self.decode.parts, **arguments)))
         else:
             found = find_in_parts(self.models, source, self.decode.parts, **arguments)

@@ -15,14 +15,14 @@ from tfseq2seq.encoders import make_encoder
 from tfseq2seq.fit_functions import EvaluateFunction, TrainFunction
 from tfseq2seq.layers.conformer import ConformerStack
 from tfseq2seq.layers.copying import Copier, CopyMemory
-from tfseq2seq.layers.embedding import Embedding, FeatureProjection
+from tfseq2seq.layers.embedding import Embedding, FeatureProjection, OutputBias
 from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.multihead import as_weights, weights_in_logarithms
 from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.losses import alignment_cross_entropy, coverage_loss, ctc_loss, symmetric_divergence
-from tfseq2seq.structures import PAD, UNK
+from tfseq2seq.structures import EOS, PAD, UNK
 from tfseq2seq.teacher_forcing import TeacherForcing, decode_in_steps, decode_in_two_passes
 
 
@@ -81,6 +81,8 @@ class Seq2Seq(keras.Model):
         self.decoder = make_decoder(config.decoder, width if tied_output else None, name="decoder", dtype=policy)
         self.output_layer = None if tied_output else Linear(
             target_vocabulary_size - copies, name="output_layer", dtype=policy)
+        self.output_bias: Any = OutputBias(
+            target_vocabulary_size - copies, name="output_bias", dtype=policy) if config.output_bias else None
         self.copier = Copier(copies, name="copier", dtype=policy) if config.copying else None
         self.ctc_layer: Any = Linear(
             target_vocabulary_size - copies, name="ctc_layer", dtype=policy) if config.ctc else None
@@ -132,7 +134,8 @@ class Seq2Seq(keras.Model):
 
     def encode(self, source, training=False):
         """[B, S] int32 source ids, or [B, S, F + 1] features, to EncoderOutput."""
-        encoded = self.encoder.read(source, self.embed_source, training)
+        read = source if self.config.source_end else tf.where(source == EOS, PAD, source)
+        encoded = self.encoder.read(read, self.embed_source, training)
         return encoded if self.copier is None else encoded._replace(source=source)
 
     def embed_source(self, ids):
@@ -202,7 +205,7 @@ class Seq2Seq(keras.Model):
         """
         variables = list(self.decoder.weights)
         if self.output_layer is None:
-            logits_of = self.target_embedding.logits_of_steps(self.compute_dtype, num_rows)
+            logits_of = self._tied(self.target_embedding.logits_of_steps(self.compute_dtype, num_rows))
         else:
             logits_of = self.output_layer
             variables += self.output_layer.weights
@@ -285,8 +288,20 @@ class Seq2Seq(keras.Model):
         return *rows, attention
 
     def _logits(self, output):
-        logits = self.target_embedding.logits(output) if self.output_layer is None else self.output_layer(output)
-        return tf.cast(logits, tf.float32)
+        logits_of = self._tied(self.target_embedding.logits) if self.output_layer is None else self.output_layer
+        return tf.cast(logits_of(output), tf.float32)
+
+    def _tied(self, product):
+        """Logits of the tied table: its product with rows, with the scale and the bias that the recipe says."""
+        if self.output_bias is None and not self.config.scale_output:
+            return product
+        scale = self.config.embedding_units**-0.5 if self.config.scale_output else 1.0
+
+        def logits_of(rows):
+            logits = product(rows * scale if self.config.scale_output else rows)
+            return logits if self.output_bias is None else self.output_bias(logits)
+
+        return logits_of
 
     def _resolve_auto_jit_compile(self):
         """Keras' hook for `compile`'s "auto": off, as XLA compiles each shape of a batch anew."""

@@ -9,10 +9,12 @@ from pipelines.text import source_ids
 from tfseq2seq.decoding import Sampling, Trie
 from tfseq2seq.decoding.processors import (
     block_ngrams,
+    forbid_first,
     forbid_phrases,
     forbid_tokens,
     force_prefix,
     free_end_at,
+    from_step,
     no_end_before,
     only_from,
     penalize_repetition,
@@ -48,7 +50,14 @@ class SearchOptions:
     def __init__(self, decode, target_tokenizer):
         self.decode, self.tokenizer = decode, target_tokenizer
         self.vocabulary_size = target_tokenizer.vocabulary_size
+        self.before = target_tokenizer.before
         self.forbidden = [self._ids(text, "forbidden") for text in decode.forbidden]
+        for ids in (*decode.forbidden_ids, decode.forbidden_first):
+            if any(id_ >= self.vocabulary_size for id_ in ids):
+                raise ValueError(
+                    f"decode.forbidden_ids and forbidden_first need ids below {self.vocabulary_size}, the size of the "
+                    f"target vocabulary. Received: {ids}")
+        self.forbidden += decode.forbidden_ids
         self.trie = None
         if decode.only_from is not None:
             lines = Path(decode.only_from).expanduser().read_text("utf-8").split("\n")
@@ -62,7 +71,7 @@ class SearchOptions:
                     raise ValueError(
                         f"decode.only_from needs answers that end within max_length = {decode.max_length} tokens. "
                         f"Received: {line!r}, {len(ids)} tokens and the end")
-            self.trie = Trie(answers)
+            self.trie = Trie([[*self.before, *ids] for ids in answers])
 
     def _ids(self, text, name):
         ids = self._alone([text])[0]
@@ -72,7 +81,7 @@ class SearchOptions:
     def _alone(self, texts):
         """Ids of texts that go with no source."""
         copies = self.tokenizer.copies(tf.fill([len(texts)], ""))
-        return self.tokenizer.encode_beside(tf.constant(texts), copies).to_list()
+        return self.tokenizer.encode_beside(tf.constant(texts), copies)[:, len(self.before) :].to_list()
 
     def _check(self, ids, text, name):
         if not ids or UNK in ids:
@@ -101,8 +110,13 @@ class SearchOptions:
         found: dict[str, Any] = {
             "vocabulary_size": self.vocabulary_size, "beam_size": beam_size,
             "length_penalty": self._row(requested, "length_penalty", decode.length_penalty),
-            "length_penalty_kind": decode.length_penalty_kind, "coverage_penalty": decode.coverage_penalty,
-            "max_length": limit, "min_length": least, **self._processors(prefix, limit, least)}
+            "length_penalty_kind": decode.length_penalty_kind, "end_length": decode.end_length,
+            "coverage_penalty": decode.coverage_penalty, "max_length": limit, "min_length": least,
+            **self._processors(text, prefix, limit, least)}
+        if decode.cut:
+            found["count_forced_end"] = False
+        if self.before and not decode.count_prefix:
+            found["num_uncounted"] = len(self.before)
         if method == "sample":
             settings = {name: self._row(requested, name, getattr(decode, name)) for name in (
                 "temperature", "top_k", "top_p", "min_p")}
@@ -137,16 +151,18 @@ class SearchOptions:
             least = tf.maximum(relative, least)
         if tf.is_tensor(limit) or tf.is_tensor(least):
             least = tf.minimum(least, limit)
-        return limit, least
+        return limit + decode.cut if decode.cut else limit, least
 
-    def _processors(self, prefix, limit, least):
+    def _processors(self, text, prefix, limit, least):
         """The arguments `processors` and `reshapers`."""
         decode = self.decode
         reshapers = [penalize_repetition(decode.repetition_penalty)] if decode.repetition_penalty != 1 else []
+        if self.before:
+            reshapers.append(force_prefix(tf.tile(tf.constant([self.before]), [tf.size(text), 1])))
         constraints = self._constraints(prefix)
         if decode.renormalize:
             reshapers, constraints = [*reshapers, *constraints, no_end_before(least)], []
-        if decode.free_end:
+        if decode.free_end or decode.cut:
             reshapers.append(free_end_at(limit))
         return {"processors": constraints, "reshapers": reshapers}
 
@@ -158,8 +174,12 @@ class SearchOptions:
             found.append(forbid_tokens(single, self.vocabulary_size))
         if longer:
             found.append(forbid_phrases(longer))
+        if decode.forbidden_first:
+            found.append(forbid_first(decode.forbidden_first, self.vocabulary_size, len(self.before)))
         if decode.block_ngrams:
             found.append(block_ngrams(decode.block_ngrams))
+        if self.before:  # what comes first is given, whatever is forbidden elsewhere
+            found = [each if hasattr(each, "start") else from_step(len(self.before), each) for each in found]
         if self.trie is not None:
             found.append(only_from(self.trie))
         if prefix is not None:

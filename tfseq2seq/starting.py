@@ -31,6 +31,8 @@ def start_from(model: Seq2Seq, other: Seq2Seq, vocabularies: Vocabularies, other
     by_token = {id(model.target_embedding.table): (0, 1)}
     if model.config.source == "tokens":
         by_token[id(model.source_embedding.table)] = (0, 0)
+    if model.output_bias is not None:
+        by_token[id(model.output_bias.bias)] = (0, 1)
     if model.output_layer is not None:
         by_token |= {id(model.output_layer.kernel): (1, 1), id(model.output_layer.bias): (0, 1)}
     for weight, given in zip(model.weights, other.weights, strict=True):

@@ -31,6 +31,7 @@ from tfseq2seq.starting import start_from
 from tfseq2seq.teacher_forcing import TeacherForcing
 
 AVERAGED = "averaged.json"  # in a run's folder: its one checkpoint is a mean of these
+IMPORTED = "imported.json"  # there: its one checkpoint is of another system
 NUM_METRICS = 2  # of the task's, while training: TER alone would take longer than the decoding
 
 
@@ -68,6 +69,10 @@ def train(run: Run, prepared: Prepared, folder: Path, show: Console) -> callback
         FeedError: `train.data_service` does not answer, or makes other batches.
     """
     settings = run.train
+    if (folder / IMPORTED).exists():
+        raise ValueError(
+            f"{folder}: holds an imported model. Train a run of another name that starts from it, as with --set "
+            f"name=tuned --set train.start_from={folder}.")
     if (folder / AVERAGED).exists():
         raise ValueError(f"{folder}: holds a mean of checkpoints, from which no training goes on; train another run.")
     strategy = make_strategy(settings.replicas)  # first of all, see there

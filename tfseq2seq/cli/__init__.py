@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from tfseq2seq import cpu
-from tfseq2seq.cli import answering, asking, clusters, exporting, learning, serving
+from tfseq2seq.cli import answering, asking, clusters, exporting, importing, learning, serving
 from tfseq2seq.config import ConfigError
 from tfseq2seq.console import command, show
 from tfseq2seq.interruption import Interrupted
@@ -30,11 +30,12 @@ FAILED, INTERRUPTED = 1, 130  # SIGTERM in training gives 143
 # In the order of the help.
 COMMANDS = (
     learning.check, learning.describe, learning.prepare, learning.train, learning.largest_batch, learning.feed,
-    learning.average, answering.evaluate, answering.compare, answering.predict, answering.chat, answering.distill,
+    learning.average, importing.import_model, answering.evaluate, answering.compare, answering.predict, answering.chat,
+    answering.distill,
     serving.export, exporting.check_export, exporting.label, exporting.serving_config, serving.serve, asking.request,
     asking.bench_serving, clusters.bulk, clusters.prepare_corpus, learning.demo)
 for each in COMMANDS:
-    app.command()(each)
+    app.command("import" if each is importing.import_model else None)(each)  # no function can have that name
 
 
 def _say_version(asked: bool) -> None:

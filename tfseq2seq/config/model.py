@@ -17,12 +17,15 @@ class Model(Table):
     # What the encoder reads: embedded tokens, or frames of features (data.audio), which one linear map makes
     # embedding_units wide.
     source: Literal["tokens", "features"] = "tokens"
+    source_end: bool = True  # whether the encoder reads the end token of a source
     ctc: bool = False  # a linear layer that says the target from the memory alone, for train.ctc_weight
     embedding_units: PositiveInt = 256
     # "source_target" one table for both inputs; "target_output" target table = output matrix; "all" both of it.
     share_embeddings: Literal["none", "source_target", "target_output", "all"] = "none"
     # Embeddings times sqrt(embedding_units) (Vaswani et al., 2017, section 3.4); default: where a Transformer reads.
     scale_embeddings: bool | None = None
+    output_bias: bool = False  # beside a tied output matrix, a bias a token; an output matrix of its own has one
+    scale_output: bool = False  # what a tied output matrix reads, divided by sqrt(its width) (Raffel et al., 2020)
     # Answers may copy tokens of their source, known or not (See et al., 2017); needs data.share_tokenizer.
     copying: bool = False
     copy_slots: NonNegativeInt = 50  # distinct unknown tokens of a source that can be copied: of words or characters
@@ -50,12 +53,21 @@ class Model(Table):
     @pydantic.model_validator(mode="after")
     def _consistent(self):
         encoder, decoder = self.encoder, self.decoder
+        if (self.output_bias or self.scale_output) and self.share_embeddings not in ("target_output", "all"):
+            raise ValueError(
+                "output_bias and scale_output are of a tied output matrix: set share_embeddings to \"target_output\" "
+                f"or \"all\". Received: share_embeddings=\"{self.share_embeddings}\", output_bias={self.output_bias}, "
+                f"scale_output={self.scale_output}")
         shared = self.share_embeddings in ("source_target", "all")
         if self.source == "features" and (shared or encoder.kind == "parallel"):
             raise ValueError(
                 "source = \"features\" has no source embedding to share and is one source: set share_embeddings to "
                 "\"none\" or \"target_output\", and another encoder than \"parallel\". Received: "
                 f"share_embeddings=\"{self.share_embeddings}\", encoder.kind=\"{encoder.kind}\"")
+        if not self.source_end and (self.source == "features" or encoder.kind == "parallel"):
+            raise ValueError(
+                "source_end = false leaves out the end token of one source of tokens: set it to true for others. "
+                f"Received: source = \"{self.source}\", encoder.kind = \"{encoder.kind}\"")
         if decoder.kind == "attentional" and decoder.attention in ("dot", "scaled_dot"):
             if encoder.output_units != decoder.units:
                 raise ValueError(
@@ -82,7 +94,7 @@ class Model(Table):
                 "decoder.bridge = \"copy\" needs the same cell, layers and width on both sides (a bidirectional "
                 "encoder is twice as wide unless merge_states is set); or use \"dense\". "
                 f"Received: encoder {encoder.state}, decoder {received}")
-        reads_context = decoder.kind == "recurrent" or bridge == "pooled" or (
+        reads_context = getattr(decoder, "reads_context", False) or bridge == "pooled" or (
             bridge == "auto" and encoder.state is None)
         if encoder.pooling == "attentive" and not reads_context:
             raise ValueError(

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
-from tfseq2seq.config.table import PositiveInt, Rate, Table
+from tfseq2seq.config.table import NonNegativeInt, PositiveInt, Rate, Table
 
 Size = Literal["tiny", "small", "base", "big"]
 
@@ -66,7 +66,9 @@ class _Network(Table):
 
 
 class _Cells(_Network):
-    cell: Literal["lstm", "gru"] = "lstm"
+    # "gru" resets after the product, as cuDNN; "gru_reset_before" before it (Cho et al., 2014); "layer_norm_lstm"
+    # normalizes each gate (Ba et al., 2016).
+    cell: Literal["lstm", "gru", "gru_reset_before", "layer_norm_lstm"] = "lstm"
     layers: PositiveInt = 1
     units: PositiveInt = 256  # of each direction
     normalization: Literal["none", "layer", "rms"] = "none"  # of each layer's output
@@ -76,6 +78,7 @@ class _Cells(_Network):
 
 class _Recurrent(_Cells):
     residual: bool = False  # each layer of equal width adds its input to its output (Wu et al., 2016, section 3.1)
+    residual_layers: NonNegativeInt | None = None  # how many of the highest layers do so; default: all
 
 
 class RecurrentEncoder(_Recurrent):
@@ -84,21 +87,44 @@ class RecurrentEncoder(_Recurrent):
     family = "recurrent encoder"
     kind: Literal["recurrent"] = "recurrent"
     bidirectional: bool = True
+    bidirectional_layers: PositiveInt | None = None  # how many of the lowest layers are; default: all
+    # "joined": a layer reads both directions of the one below; "apart": each direction is a stack of its own.
+    directions: Literal["joined", "apart"] = "joined"
+    # What the decoder is given of a layer in both directions: "both" side by side, as two layers "alternating", or the
+    # "backward" one alone.
+    last_states: Literal["both", "alternating", "backward"] = "both"
     merge_states: bool = False  # one linear layer makes the two directions' last states `units` wide
     pooling: Literal["last", "mean", "max", "attentive"] = "last"  # the fixed context: h_T, or pooled outputs
 
     @property
     def output_units(self) -> int:
         """Width of the memory."""
-        return self.units * (2 if self.bidirectional else 1)
+        return self.units * (2 if self._num_backward == self.layers else 1)
+
+    @property
+    def _num_backward(self) -> int:
+        return min(self.layers, self.bidirectional_layers or self.layers) if self.bidirectional else 0
 
     @property
     def state(self) -> tuple[str, int, int] | None:
-        """Cell, layers and width of the last state, which a decoder may copy."""
-        return (self.cell, self.layers, self.units if self.merge_states else self.output_units)
+        """Cell, layers and width of the last state, which a decoder may copy; width 0 where layers have several."""
+        if self.last_states == "alternating":
+            return self.cell, self.layers + self._num_backward, self.units
+        if self.last_states == "backward" or self.merge_states:
+            return self.cell, self.layers, self.units
+        return self.cell, self.layers, self.output_units if self._num_backward in (0, self.layers) else 0
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
+        if self.directions == "apart" and (self.normalization != "none" or self._num_backward < self.layers):
+            raise ValueError(
+                "directions = \"apart\" needs all layers bidirectional and normalization = \"none\". Received: "
+                f"{self._num_backward} of {self.layers} layers in both directions, normalization = "
+                f"\"{self.normalization}\"")
+        if self.merge_states and (self.last_states != "both" or 0 < self._num_backward < self.layers):
+            raise ValueError(
+                "merge_states needs last_states = \"both\" and all layers in both directions. Received: last_states = "
+                f"\"{self.last_states}\", {self._num_backward} of {self.layers} layers in both directions")
         if self.merge_states and not self.bidirectional:
             raise ValueError(
                 "merge_states needs two directions: set bidirectional = true, or merge_states = false. "
@@ -169,17 +195,28 @@ class _Transformer(_Network):
     attention_dropout: Rate = 0.0  # on the attention weights
     feed_forward_dropout: Rate = 0.0  # inside the feed-forward layer, after the activation
     layer_drop: Rate = 0.0  # share of the training steps that each layer is left out of (Fan et al., 2020)
+    # What follows is for weights of other systems, see docs/importing.md.
+    head_units: PositiveInt | None = None  # width of a head; default: units / heads
+    scale_attention: bool = True  # scores divided by sqrt(head_units); T5's are not (Raffel et al., 2020)
+    use_bias: bool = True  # of linear maps
+    epsilon: Annotated[float, Field(gt=0)] = 1e-6  # of normalizations, added to the variance
+    # Of sinusoidal positions: how sines and cosines lie, and what the first position is.
+    waves: Literal["interleaved", "halves", "timing"] = "interleaved"
+    first_position: NonNegativeInt = 0
+    num_buckets: PositiveInt = 32  # of relative positions
+    max_distance: PositiveInt = 128  # of relative positions, steps; all beyond are alike
+    normalize_embeddings: bool = False  # the sum of embeddings and positions
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        _check_heads(self.units, self.heads, self.positions)
+        _check_heads(self.units, self.heads, self.positions, self.head_units)
         return self
 
 
-def _check_heads(units: int, heads: int, positions: str) -> None:
-    if units % heads:
+def _check_heads(units: int, heads: int, positions: str, head_units: int | None = None) -> None:
+    if head_units is None and units % heads:
         raise ValueError(f"units must be a multiple of heads. Received: units={units}, heads={heads}")
-    if positions == "rotary" and units // heads % 2:
+    if positions == "rotary" and (head_units or units // heads) % 2:
         raise ValueError(
             "positions = \"rotary\" turns pairs of units: units / heads must be even. "
             f"Received: units={units}, heads={heads}")
@@ -300,6 +337,7 @@ class RecurrentDecoder(_RecurrentDecoder):
 
     family = "recurrent decoder"
     kind: Literal["recurrent"] = "recurrent"
+    reads_context: bool = True  # false: the source is the first state alone (Sutskever et al., 2014)
 
 
 class AttentionalDecoder(_RecurrentDecoder):
@@ -308,11 +346,22 @@ class AttentionalDecoder(_RecurrentDecoder):
     family = "recurrent decoder"
     kind: Literal["attentional"] = "attentional"
     attention: Literal[
-        "additive", "normed_additive", "dot", "scaled_dot", "general", "concat", "multi_head", "location",
-        "coverage"] = "general"
+        "additive", "normed_additive", "dot", "scaled_dot", "general", "scaled_general", "concat", "multi_head",
+        "location", "coverage"] = "general"
+    attention_units: PositiveInt | None = None  # of additive ones: width where both meet; default: units
+    attention_bias: bool = False  # of additive and concat: a bias there
     heads: PositiveInt = 4  # of multi_head
     location_width: PositiveInt = 31  # of location: steps of the memory that a filter over the last weights sees, odd
     input_feeding: bool = False  # Luong et al., 2015, section 3.3; costs a loop over target steps
+    # Which layer's state looks at the source; all layers above "bottom" read the context too (Wu et al., 2016).
+    attending_layer: Literal["top", "bottom"] = "top"
+    upper_context: Literal["previous", "current"] = "previous"  # of "bottom": the step's whose context they read
+    # What is fed, and shown to the output layer: W [context; state], or the context alone.
+    attentional_vector: Literal["combined", "context"] = "combined"
+    attentional_units: PositiveInt | None = None  # width of "combined"; default: units
+    attentional_activation: Literal["tanh", "none"] = "tanh"  # of "combined"
+    attentional_bias: bool = False  # of "combined"
+    output: Literal["attention", "state"] = "attention"  # what the output layer sees: that vector, or the top state
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -320,6 +369,14 @@ class AttentionalDecoder(_RecurrentDecoder):
             raise ValueError(
                 "attention = \"multi_head\" needs units that are a multiple of heads. "
                 f"Received: units={self.units}, heads={self.heads}")
+        if self.attention_bias and self.attention not in ("additive", "concat"):
+            raise ValueError(
+                "attention_bias belongs to attention = \"additive\" and \"concat\". "
+                f"Received: attention = \"{self.attention}\"")
+        if not self.input_feeding and (self.attending_layer == "bottom" or self.output == "state"):
+            raise ValueError(
+                "attending_layer = \"bottom\" and output = \"state\" need input_feeding = true. Received: "
+                f"attending_layer = \"{self.attending_layer}\", output = \"{self.output}\"")
         if self.location_width % 2 == 0:
             raise ValueError(
                 f"location_width must be odd, so that it has a middle. Received: location_width={self.location_width}")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tfseq2seq.config.audio import Audio, SpecAugment
 from tfseq2seq.config.model import Model, longest, shortens
-from tfseq2seq.config.table import NonNegative, PositiveInt, Rate, Table
+from tfseq2seq.config.table import NonNegative, NonNegativeInt, PositiveInt, Rate, Table
 
 
 class Tokenizer(Table):
@@ -70,6 +70,7 @@ class Data(Origin):
     audio: Audio | None = None  # sources are recordings: paths of WAV or FLAC files, which become features
     source_tokenizer: Tokenizer = Tokenizer()
     target_tokenizer: Tokenizer = Tokenizer()
+    tokenizers_from: str | None = None  # a run folder whose tokenizers are used; then none is trained
     share_tokenizer: bool = False  # one vocabulary for both sides, trained on both
     source_separator: Annotated[str, Field(pattern=r"\S")] | None = None  # between the sources of one line, as "|||"
     max_source_length: PositiveInt = 128  # tokens, end token included, or frames; longer pairs are left out
@@ -202,8 +203,11 @@ class Decode(Table):
     min_length_ratio: Annotated[float, Field(gt=0)] | None = None  # target tokens for each source token, at least
     num_groups: PositiveInt = 1  # diverse groups of beams (Vijayakumar et al., 2018); divides beam_size
     diversity_strength: NonNegative = 0.5  # what a token loses for each group before that took it, in nats
-    finish: Literal["all", "best"] = "all"  # which live hypotheses may end at a step, see docs/decoding.md
-    stop: Literal["bound", "current", "first"] = "bound"  # when the search for a source ends; "bound" loses nothing
+    # Which live hypotheses may end at a step, and which go on, see docs/decoding.md.
+    finish: Literal["all", "best", "narrow", "shared"] = "all"
+    end_length: NonNegativeInt = 1  # how many tokens the end token counts as in the length penalty
+    # When the search for a source ends; "bound" loses nothing.
+    stop: Literal["bound", "current", "first", "top"] = "bound"
     # Finished hypotheses of a group that `stop` waits for; default: those wanted, or without "bound" as many as beams.
     wait_for: PositiveInt | None = None
     temperature: NonNegative = 1.0  # of "sample"; 0 takes the likeliest token
@@ -215,8 +219,14 @@ class Decode(Table):
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0  # Keskar et al., 2019; 1 turns it off
     block_ngrams: Annotated[int, Field(ge=0)] = 0  # no n target tokens twice; 0 turns it off
     forbidden: list[str] = []  # words and phrases that no answer contains, as the target tokenizer cuts them
+    forbidden_ids: list[Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]] = []  # the same, as ids
+    # Ids that no answer begins with, after what the target tokenizer puts before it; the end token may be one.
+    forbidden_first: list[Annotated[int, Field(ge=1)]] = []
     renormalize: bool = False  # what constraints forbid goes to the other tokens, also in scores (as in CTranslate2)
     free_end: bool = False  # the end token that max_length forces costs nothing (as Marian's and BART's forced end)
+    cut: bool = False  # an answer may be cut at max_length tokens, without an end token (as in Transformers)
+    # Whether tokens that the target tokenizer puts before every answer count in the length penalty.
+    count_prefix: bool = True
     only_from: str | None = None  # a file with one string a line; each answer is one of them
     replace_unknown: bool = False  # put the source token with the most attention in the place of an unknown one
     others: list[str] = []  # folders of runs with the same tokenizers, whose best checkpoints answer along
@@ -225,6 +235,11 @@ class Decode(Table):
     batch_tokens: PositiveInt = 4096  # padded source tokens decoded at once by evaluate and predict
     parts: PositiveInt = 1  # searches that a batch is divided into, at once: for servers on so many cores
     jit_compile: bool = False  # XLA compiles the search for a source that comes alone, at the first of its length
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of a search: tokens, and the end of an answer that is cut."""
+        return self.max_length + self.cut
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -243,10 +258,18 @@ class Decode(Table):
             raise ValueError(
                 "num_groups belongs to method = \"beam\": draws are independent of each other. "
                 f"Received: num_groups={self.num_groups}")
+        if self.finish == "shared" and (self.num_groups > 1 or self.stop != "bound" or self.wait_for is not None):
+            raise ValueError(
+                "finish = \"shared\" ends when all places are finished: leave out num_groups, stop and wait_for. "
+                f"Received: num_groups={self.num_groups}, stop=\"{self.stop}\", wait_for={self.wait_for}")
         if self.method == "sample" and (self.finish, self.stop, self.wait_for) != ("all", "bound", None):
             raise ValueError(
                 "finish, stop and wait_for belong to method = \"beam\": each draw ends by itself. "
                 f"Received: finish=\"{self.finish}\", stop=\"{self.stop}\", wait_for={self.wait_for}")
+        if self.cut and (self.free_end or self.only_from is not None):
+            raise ValueError(
+                "cut lets answers stay without an end: leave out free_end and only_from. Received: "
+                f"free_end={self.free_end}, only_from={self.only_from!r}")
         if self.jit_compile and self.only_from is not None:
             raise ValueError(
                 "jit_compile = true does not work with only_from, as XLA cannot follow a list of answers: set it to "
@@ -297,7 +320,8 @@ class Run(Table):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        if self.model.share_embeddings in ("source_target", "all") and not self.data.share_tokenizer:
+        shared = self.data.share_tokenizer or self.data.tokenizers_from is not None
+        if self.model.share_embeddings in ("source_target", "all") and not shared:
             raise ValueError(
                 "model.share_embeddings = \"" + self.model.share_embeddings + "\" needs data.share_tokenizer = true: "
                 "one table can only serve one vocabulary. Received: share_tokenizer = false")

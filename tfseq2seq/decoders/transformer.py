@@ -35,14 +35,18 @@ class TransformerDecoder(Layer):
     def __init__(
         self, layers=6, units=512, heads=8, feed_forward_units=2048, activation="relu", gated=False, norm="pre",
         normalization="layer", positions="sinusoidal", max_positions=1024, dropout=0.0, attention_dropout=0.0,
-        feed_forward_dropout=0.0, layer_drop=0.0, output_units=None, **kwargs,
+        feed_forward_dropout=0.0, layer_drop=0.0, head_units=None, scale_attention=True, use_bias=True, epsilon=1e-6,
+        waves="interleaved", first_position=0, num_buckets=32, max_distance=128, normalize_embeddings=False,
+        output_units=None, **kwargs,
     ):
         super().__init__(**kwargs)
         self.layers, self.units, self.heads = layers, units, heads
         self.output_units = output_units or units
         self.stack = TransformerStack(
             layers, units, heads, feed_forward_units, activation, gated, norm, normalization, positions, max_positions,
-            True, dropout, attention_dropout, feed_forward_dropout, layer_drop, name="stack", dtype=self.dtype_policy)
+            True, dropout, attention_dropout, feed_forward_dropout, layer_drop, head_units, scale_attention, use_bias,
+            epsilon, waves, first_position, num_buckets, max_distance, normalize_embeddings, name="stack",
+            dtype=self.dtype_policy)
         self.leave = Linear(
             output_units, name="leave", dtype=self.dtype_policy) if self.output_units != units else None
         self.built = True  # the parts build themselves when they are first used
@@ -64,7 +68,7 @@ class TransformerDecoder(Layer):
         memory, batch_size = AttentionMemory(keys, values, encoded.mask), tf.shape(encoded.memory)[0]
         # Without room a length that only the running graph knows, since search goes on with a longer cache.
         length = batch_size * 0 if longest is None else longest
-        empty = tf.zeros([batch_size, self.heads, length, self.units // self.heads], self.compute_dtype)
+        empty = tf.zeros([batch_size, self.heads, length, self.stack.head_units], self.compute_dtype)
         parts = (Shared((empty,) * self.layers),) * 2 + (tf.zeros([batch_size, length], tf.bool),)
         if longest is None:
             return memory, Cache(*parts)

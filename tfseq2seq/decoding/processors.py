@@ -50,6 +50,24 @@ def forbid_tokens(tokens, vocabulary_size):
     return lambda logits, past: logits + mask
 
 
+def forbid_first(tokens, vocabulary_size, step=0):
+    """No answer has a token of a list at one step, the first unless another is named; the end token may be one.
+
+    Arguments as `forbid_tokens`; step: counted from 0.
+    """
+    forbid = forbid_tokens(tokens, vocabulary_size)
+    return lambda logits, past: tf.where(past.length == step, forbid(logits, past), logits)
+
+
+def from_step(step, process):
+    """A processor without a state that forbids nothing before a step, counted from 0."""
+
+    def later(logits, past):
+        return tf.where(past.length >= step, process(logits, past), logits)
+
+    return needs_past(later) if getattr(process, "needs_past", False) else later
+
+
 def forbid_phrases(phrases):
     """No answer contains one of the phrases, each a list of ids; one of a single id forbids that token."""
 

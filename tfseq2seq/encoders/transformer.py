@@ -23,13 +23,17 @@ class TransformerEncoder(Encoder):
     def __init__(
         self, layers=6, units=512, heads=8, feed_forward_units=2048, activation="relu", gated=False, norm="pre",
         normalization="layer", positions="sinusoidal", max_positions=1024, dropout=0.0, attention_dropout=0.0,
-        feed_forward_dropout=0.0, layer_drop=0.0, pooling="mean", **kwargs,
+        feed_forward_dropout=0.0, layer_drop=0.0, head_units=None, scale_attention=True, use_bias=True, epsilon=1e-6,
+        waves="interleaved", first_position=0, num_buckets=32, max_distance=128, normalize_embeddings=False,
+        pooling="mean", **kwargs,
     ):
         super().__init__(pooling, **kwargs)
         self.units = units
         self.stack = TransformerStack(
             layers, units, heads, feed_forward_units, activation, gated, norm, normalization, positions, max_positions,
-            False, dropout, attention_dropout, feed_forward_dropout, layer_drop, name="stack", dtype=self.dtype_policy)
+            False, dropout, attention_dropout, feed_forward_dropout, layer_drop, head_units, scale_attention, use_bias,
+            epsilon, waves, first_position, num_buckets, max_distance, normalize_embeddings, name="stack",
+            dtype=self.dtype_policy)
 
     @property
     def output_units(self):

@@ -74,6 +74,32 @@ class Embedding(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
+class OutputBias(keras.layers.Layer):
+    """b of tied logits, E h + b (as Marian's, Junczys-Dowmunt et al., 2018, arXiv:1804.00344).
+
+    Args:
+        vocabulary_size: Number of ids.
+    Call arguments:
+        logits: [..., vocabulary_size] float.
+    Returns:
+        As the logits.
+    """
+
+    def __init__(self, vocabulary_size, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+
+    def build(self, logits_shape):
+        self.bias = self.add_weight(name="bias", shape=(self.vocabulary_size,), initializer="zeros")
+
+    def call(self, logits):
+        return tf.nn.bias_add(logits, tf.cast(self.bias, logits.dtype))
+
+    def get_config(self):
+        return {**super().get_config(), "vocabulary_size": self.vocabulary_size}
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
 class FeatureProjection(keras.layers.Layer):
     """x W + b of each frame's features: what an embedding is to tokens.
 

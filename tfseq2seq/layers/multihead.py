@@ -85,7 +85,7 @@ def join_heads(vectors):
     return tf.reshape(tf.transpose(vectors, [0, 2, 1, 3]), shape)
 
 
-def attend(query, keys, values, bias, dropout=None, training=False):
+def attend(query, keys, values, bias, dropout=None, training=False, scale=True):
     """softmax(Q K^T / sqrt(D) + bias) V in each head (Vaswani et al., 2017, arXiv:1706.03762, eq. 1).
 
     Args:
@@ -95,10 +95,12 @@ def attend(query, keys, values, bias, dropout=None, training=False):
         bias: [B or 1, heads or 1, T or 1, S] float32.
         dropout: `Dropout` of the weights, or None.
         training: Whether dropout is on.
+        scale: Whether scores are divided by sqrt(D); T5's are not (Raffel et al., 2020, arXiv:1910.10683).
     Returns:
         [B, heads, T, D] and the weights [B, heads, T, S] float32 before dropout.
     """
-    scores = tf.matmul(query * query.shape[-1] ** -0.5, keys, transpose_b=True)  # [B, heads, T, S]
+    query = query * query.shape[-1] ** -0.5 if scale else query
+    scores = tf.matmul(query, keys, transpose_b=True)  # [B, heads, T, S]
     weights, given = attention_weights(tf.cast(scores, tf.float32) + bias)
     used = tf.cast(weights, values.dtype)
     if dropout is not None:
@@ -111,42 +113,50 @@ class SelfAttention(keras.layers.Layer):
     """The projections of attention within one sequence: rows to queries, keys and values, and their mix to rows.
 
     Args:
-        units: Width, a multiple of `heads`.
+        units: Width of rows, a multiple of `heads` unless `head_units` is given.
         heads: Number of heads.
         dropout: Share of the attention weights set to 0 in training, in [0, 1).
+        head_units: Width of each head; default units / heads.
+        scale: See `attend`.
+        use_bias: Whether the projections add one.
     Raises:
         ValueError: `heads` does not divide `units`.
     """
 
-    def __init__(self, units, heads, dropout=0.0, **kwargs):
+    def __init__(self, units, heads, dropout=0.0, head_units=None, scale=True, use_bias=True, **kwargs):
         super().__init__(**kwargs)
-        check_heads("SelfAttention", units, heads)
+        if head_units is None:
+            check_heads("SelfAttention", units, heads)
         self.units, self.heads, self.dropout = units, heads, dropout
-        self.query_key_value = Linear(3 * units, parts=3, name="query_key_value", dtype=self.dtype_policy)
-        self.output_projection = Linear(units, name="output_projection", dtype=self.dtype_policy)
+        self.head_units, self.scale, self.use_bias = head_units or units // heads, scale, use_bias
+        self.query_key_value = Linear(
+            3 * heads * self.head_units, use_bias, parts=3, name="query_key_value", dtype=self.dtype_policy)
+        self.output_projection = Linear(units, use_bias, name="output_projection", dtype=self.dtype_policy)
         self.drop = Dropout(dropout, dtype=self.dtype_policy)
         self.built = True  # the parts build themselves when they are first used
 
     def project(self, rows):
-        """[R, units] -> [R, 3 * units], queries, keys and values side by side."""
+        """[R, units] -> [R, 3 * heads * D], queries, keys and values side by side."""
         return self.query_key_value(rows)
 
     def split(self, projected):
-        """[B, T, 3 * units] -> query, keys and values, each [B, heads, T, D]."""
-        parts = tf.reshape(projected, [*_sizes(projected, 0, 1), 3, self.heads, self.units // self.heads])
+        """[B, T, 3 * heads * D] -> query, keys and values, each [B, heads, T, D]."""
+        parts = tf.reshape(projected, [*_sizes(projected, 0, 1), 3, self.heads, self.head_units])
         return tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
 
     def attend(self, query, keys, values, bias, training=False):
-        """As the function `attend`, with heads joined: [B, T, units] and weights."""
-        mixed, weights = attend(query, keys, values, bias, self.drop, training)
+        """As the function `attend`, with heads joined: [B, T, heads * D] and weights."""
+        mixed, weights = attend(query, keys, values, bias, self.drop, training, self.scale)
         return join_heads(mixed), weights
 
     def output(self, rows):
-        """[R, units] -> [R, units], the mix of the heads."""
+        """[R, heads * D] -> [R, units], the mix of the heads."""
         return self.output_projection(rows)
 
     def get_config(self):
-        return {**super().get_config(), "units": self.units, "heads": self.heads, "dropout": self.dropout}
+        return {
+            **super().get_config(), "units": self.units, "heads": self.heads, "dropout": self.dropout,
+            "head_units": self.head_units, "scale": self.scale, "use_bias": self.use_bias}
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -156,13 +166,16 @@ class CrossAttention(keras.layers.Layer):
     Arguments as `SelfAttention`.
     """
 
-    def __init__(self, units, heads, dropout=0.0, **kwargs):
+    def __init__(self, units, heads, dropout=0.0, head_units=None, scale=True, use_bias=True, **kwargs):
         super().__init__(**kwargs)
-        check_heads("CrossAttention", units, heads)
+        if head_units is None:
+            check_heads("CrossAttention", units, heads)
         self.units, self.heads, self.dropout = units, heads, dropout
-        self.query = Linear(units, name="query", dtype=self.dtype_policy)
-        self.key_value = Linear(2 * units, parts=2, name="key_value", dtype=self.dtype_policy)
-        self.output_projection = Linear(units, name="output_projection", dtype=self.dtype_policy)
+        self.head_units, self.scale, self.use_bias = head_units or units // heads, scale, use_bias
+        inner, policy = heads * self.head_units, self.dtype_policy
+        self.query = Linear(inner, use_bias, name="query", dtype=policy)
+        self.key_value = Linear(2 * inner, use_bias, parts=2, name="key_value", dtype=policy)
+        self.output_projection = Linear(units, use_bias, name="output_projection", dtype=policy)
         self.drop = Dropout(dropout, dtype=self.dtype_policy)
         self.built = True  # the parts build themselves when they are first used
 
@@ -172,13 +185,16 @@ class CrossAttention(keras.layers.Layer):
         return split_heads(keys, self.heads), split_heads(values, self.heads)
 
     def attend(self, query, keys, values, bias, training=False):
-        """[B, T, units] queries to their mix [B, T, units] and weights [B, heads, T, S]."""
-        mixed, weights = attend(split_heads(query, self.heads), keys, values, bias, self.drop, training)
+        """[B, T, heads * D] queries to their mix, as wide, and weights [B, heads, T, S]."""
+        query = split_heads(query, self.heads)
+        mixed, weights = attend(query, keys, values, bias, self.drop, training, self.scale)
         return join_heads(mixed), weights
 
     def output(self, rows):
-        """[R, units] -> [R, units], the mix of the heads."""
+        """[R, heads * D] -> [R, units], the mix of the heads."""
         return self.output_projection(rows)
 
     def get_config(self):
-        return {**super().get_config(), "units": self.units, "heads": self.heads, "dropout": self.dropout}
+        return {
+            **super().get_config(), "units": self.units, "heads": self.heads, "dropout": self.dropout,
+            "head_units": self.head_units, "scale": self.scale, "use_bias": self.use_bias}

@@ -5,8 +5,10 @@ import math
 import keras
 import tensorflow as tf
 
+WAVES = ("interleaved", "halves", "timing")
 
-def sinusoids(positions, units):
+
+def sinusoids(positions, units, waves="interleaved"):
     """The sinusoidal position encoding.
 
     PE(p, 2i) = sin(p / 10000^(2i / units)), PE(p, 2i + 1) = cos(p / 10000^(2i / units))
@@ -15,13 +17,23 @@ def sinusoids(positions, units):
     Args:
         positions: [T] int32, counted from 0.
         units: Width.
+        waves: "interleaved", as above; "halves": all sines, then all cosines (Marian, Junczys-Dowmunt et al., 2018,
+            arXiv:1804.00344); "timing": so too, with rates from 1 to 1 / 10000 and both reached (tensor2tensor, Vaswani
+            et al., 2018, arXiv:1803.07416), and 0 in the last unit of an odd width.
     Returns:
         [T, units] float32.
     """
-    rates = tf.exp(tf.range(0, units, 2, dtype=tf.float32) * (-math.log(10_000.0) / units))
+    if waves == "timing":
+        half = units // 2
+        rates = tf.exp(tf.range(half, dtype=tf.float32) * (-math.log(10_000.0) / max(half - 1, 1)))
+    else:
+        rates = tf.exp(tf.range(0, units, 2, dtype=tf.float32) * (-math.log(10_000.0) / units))
     angles = tf.cast(positions, tf.float32)[:, None] * rates  # [T, ceil(units / 2)]
-    waves = tf.stack([tf.sin(angles), tf.cos(angles)], -1)  # [T, ceil(units / 2), 2]
-    return tf.reshape(waves, [-1, 2 * rates.shape[0]])[:, :units]
+    if waves == "interleaved":
+        both = tf.stack([tf.sin(angles), tf.cos(angles)], -1)  # [T, ceil(units / 2), 2]
+        return tf.reshape(both, [-1, 2 * rates.shape[0]])[:, :units]
+    both = tf.concat([tf.sin(angles), tf.cos(angles)], -1)
+    return tf.pad(both, [[0, 0], [0, 1]]) if waves == "timing" and units % 2 else both[:, :units]
 
 
 def rotate(vectors, positions):

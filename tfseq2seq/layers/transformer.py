@@ -10,7 +10,7 @@ from tfseq2seq.layers.dropout import Dropout, LayerDrop
 from tfseq2seq.layers.linear import Linear
 from tfseq2seq.layers.multihead import CrossAttention, SelfAttention
 from tfseq2seq.layers.normalization import NORMALIZATIONS
-from tfseq2seq.layers.positions import LearnedPositions, RelativeBias, rotate, sinusoids
+from tfseq2seq.layers.positions import WAVES, LearnedPositions, RelativeBias, rotate, sinusoids
 
 ACTIVATIONS = {
     "relu": tf.nn.relu,
@@ -34,6 +34,7 @@ class FeedForward(keras.layers.Layer):
         activation: A name of `ACTIVATIONS`.
         gated: Whether the inner values are gated.
         dropout: Share of the inner values set to 0 in training, in [0, 1).
+        use_bias: Whether the maps add one.
     Call arguments:
         rows: [R, units] float.
         training: Whether dropout is on.
@@ -41,13 +42,15 @@ class FeedForward(keras.layers.Layer):
         [R, units] float.
     """
 
-    def __init__(self, units, inner_units, activation="relu", gated=False, dropout=0.0, **kwargs):
+    def __init__(
+        self, units, inner_units, activation="relu", gated=False, dropout=0.0, use_bias=True, **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.units, self.inner_units = units, inner_units
+        self.units, self.inner_units, self.use_bias = units, inner_units, use_bias
         self.activation, self.gated, self.dropout = activation, gated, dropout
         policy, parts = self.dtype_policy, 2 if gated else 1
-        self.expand = Linear(parts * inner_units, parts=parts, name="expand", dtype=policy)
-        self.contract = Linear(units, name="contract", dtype=policy)
+        self.expand = Linear(parts * inner_units, use_bias, parts=parts, name="expand", dtype=policy)
+        self.contract = Linear(units, use_bias, name="contract", dtype=policy)
         self.drop = Dropout(dropout, dtype=policy)
 
     def call(self, rows, training=False):
@@ -63,7 +66,7 @@ class FeedForward(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(), "units": self.units, "inner_units": self.inner_units,
-            "activation": self.activation, "gated": self.gated, "dropout": self.dropout}
+            "activation": self.activation, "gated": self.gated, "dropout": self.dropout, "use_bias": self.use_bias}
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -77,12 +80,13 @@ class Residual(keras.layers.Layer):
         norm: "pre" or "post".
         normalization: "layer" or "rms".
         dropout: Share of f's output set to 0 in training, in [0, 1).
+        epsilon: The normalization's, added to the variance.
     """
 
-    def __init__(self, norm="pre", normalization="layer", dropout=0.0, **kwargs):
+    def __init__(self, norm="pre", normalization="layer", dropout=0.0, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
-        self.norm, self.normalization, self.dropout = norm, normalization, dropout
-        self.normalize = NORMALIZATIONS[normalization](dtype=self.dtype_policy)
+        self.norm, self.normalization, self.dropout, self.epsilon = norm, normalization, dropout, epsilon
+        self.normalize = NORMALIZATIONS[normalization](epsilon, dtype=self.dtype_policy)
         self.drop = Dropout(dropout, dtype=self.dtype_policy)
         self.built = True  # the parts build themselves when they are first used
 
@@ -97,7 +101,8 @@ class Residual(keras.layers.Layer):
 
     def get_config(self):
         return {
-            **super().get_config(), "norm": self.norm, "normalization": self.normalization, "dropout": self.dropout}
+            **super().get_config(), "norm": self.norm, "normalization": self.normalization, "dropout": self.dropout,
+            "epsilon": self.epsilon}
 
 
 class TransformerLayer(keras.layers.Layer):
@@ -105,36 +110,40 @@ class TransformerLayer(keras.layers.Layer):
 
     Args:
         units: Width.
-        heads: Number of heads; divides units.
+        heads: Number of heads; divides units unless `head_units` is given.
         feed_forward_units: Width inside the feed-forward layer.
         activation, gated: See `FeedForward`.
-        norm, normalization: See `Residual`.
+        norm, normalization, epsilon: See `Residual`.
         rotary: Whether queries and keys of the self-attention are turned by their positions.
         cross_attention: Whether the layer looks at the source.
         dropout, attention_dropout, feed_forward_dropout: Shares set to 0 in training, in [0, 1).
+        head_units, scale_attention: See `SelfAttention`'s head_units and scale.
+        use_bias: Whether linear maps add a bias.
     """
 
     def __init__(
         self, units, heads, feed_forward_units, activation="relu", gated=False, norm="pre", normalization="layer",
-        rotary=False, cross_attention=False, dropout=0.0, attention_dropout=0.0, feed_forward_dropout=0.0, **kwargs,
+        rotary=False, cross_attention=False, dropout=0.0, attention_dropout=0.0, feed_forward_dropout=0.0,
+        head_units=None, scale_attention=True, use_bias=True, epsilon=1e-6, **kwargs,
     ):
         super().__init__(**kwargs)
         policy = self.dtype_policy
         self.rotary = rotary
 
         def residual(name):
-            return Residual(norm, normalization, dropout, name=f"{name}_residual", dtype=policy)
+            return Residual(norm, normalization, dropout, epsilon, name=f"{name}_residual", dtype=policy)
 
-        self.self_attention = SelfAttention(units, heads, attention_dropout, name="self_attention", dtype=policy)
+        attention = (units, heads, attention_dropout, head_units, scale_attention, use_bias)
+        self.self_attention = SelfAttention(*attention, name="self_attention", dtype=policy)
         self.self_residual = residual("self_attention")
         self.cross_attention: Any = None
         self.cross_residual: Any = None
         if cross_attention:
-            self.cross_attention = CrossAttention(
-                units, heads, attention_dropout, name="cross_attention", dtype=policy)
+            self.cross_attention = CrossAttention(*attention, name="cross_attention", dtype=policy)
             self.cross_residual = residual("cross_attention")
         self.feed_forward = FeedForward(
-            units, feed_forward_units, activation, gated, feed_forward_dropout, name="feed_forward", dtype=policy)
+            units, feed_forward_units, activation, gated, feed_forward_dropout, use_bias, name="feed_forward",
+            dtype=policy)
         self.feed_residual = residual("feed_forward")
         self.built = True  # the parts build themselves when they are first used
 
@@ -216,44 +225,61 @@ class TransformerStack(keras.layers.Layer):
         max_positions: Number of learned positions.
         causal: Whether no step sees a later one.
         layer_drop: Share of the training steps that a layer is left out of, see `LayerDrop`.
+        waves: How sines and cosines lie, see `sinusoids`.
+        first_position: What the first step's is, of sinusoidal positions.
+        num_buckets, max_distance: Of relative positions, see `RelativeBias`.
+        normalize_embeddings: Whether the sum of embeddings and positions is normalized (as BERT's, Devlin et al., 2019,
+            arXiv:1810.04805).
         All others: See `TransformerLayer`.
     Raises:
-        ValueError: an unknown activation, norm, normalization or kind of positions, or heads that do not divide units.
+        ValueError: an unknown activation, norm, normalization, waves or kind of positions, or heads that do not divide
+            units.
     """
 
     def __init__(
         self, layers, units, heads, feed_forward_units, activation="relu", gated=False, norm="pre",
         normalization="layer", positions="sinusoidal", max_positions=1024, causal=False, dropout=0.0,
-        attention_dropout=0.0, feed_forward_dropout=0.0, layer_drop=0.0, **kwargs,
+        attention_dropout=0.0, feed_forward_dropout=0.0, layer_drop=0.0, head_units=None, scale_attention=True,
+        use_bias=True, epsilon=1e-6, waves="interleaved", first_position=0, num_buckets=32, max_distance=128,
+        normalize_embeddings=False, **kwargs,
     ):
         super().__init__(**kwargs)
         for argument, value, known in (
                 ("activation", activation, ACTIVATIONS), ("norm", norm, ("pre", "post")),
-                ("normalization", normalization, NORMALIZATIONS), ("positions", positions, POSITIONS)):
+                ("normalization", normalization, NORMALIZATIONS), ("positions", positions, POSITIONS),
+                ("waves", waves, WAVES)):
             check_name("TransformerStack", argument, value, known)
         policy = self.dtype_policy
         self.layers, self.units, self.heads = layers, units, heads
         self.positions, self.causal, self.norm = positions, causal, norm
+        self.waves, self.first_position, self.head_units = waves, first_position, head_units or units // heads
         self.settings = {
             "layers": layers, "units": units, "heads": heads, "feed_forward_units": feed_forward_units,
             "activation": activation, "gated": gated, "norm": norm, "normalization": normalization,
             "positions": positions, "max_positions": max_positions, "dropout": dropout,
             "attention_dropout": attention_dropout, "feed_forward_dropout": feed_forward_dropout,
-            "layer_drop": layer_drop}
+            "layer_drop": layer_drop, "head_units": head_units, "scale_attention": scale_attention,
+            "use_bias": use_bias, "epsilon": epsilon, "waves": waves, "first_position": first_position,
+            "num_buckets": num_buckets, "max_distance": max_distance, "normalize_embeddings": normalize_embeddings}
         self.remove_padding = True  # see `RealSteps`; a model that XLA compiles turns it off
         self.drop = Dropout(dropout, dtype=policy)
         self.layer_drop = LayerDrop(layer_drop, dtype=policy)
         self.learned = LearnedPositions(
             max_positions, units, name="positions", dtype=policy) if positions == "learned" else None
         self.relative = RelativeBias(
-            heads, not causal, name="relative_bias", dtype=policy) if positions == "relative" else None
+            heads, not causal, num_buckets, max_distance, name="relative_bias",
+            dtype=policy) if positions == "relative" else None
+        self.normalize_inputs = NORMALIZATIONS[normalization](
+            epsilon, name="normalize_embeddings", dtype=policy) if normalize_embeddings else None
         self.blocks = [
             TransformerLayer(
                 units, heads, feed_forward_units, activation, gated, norm, normalization, positions == "rotary",
-                causal, dropout, attention_dropout, feed_forward_dropout, name=f"layer_{i}", dtype=policy)
+                causal, dropout, attention_dropout, feed_forward_dropout, head_units, scale_attention, use_bias,
+                epsilon, name=f"layer_{i}", dtype=policy)
             for i in range(layers)]
         # Post-norm layers end in a normalization of their own.
-        self.normalize = NORMALIZATIONS[normalization](name="normalize", dtype=policy) if norm == "pre" else None
+        self.normalize = NORMALIZATIONS[normalization](
+            epsilon, name="normalize", dtype=policy) if norm == "pre" else None
 
     def build(self, inputs_shape):
         width = inputs_shape[-1]
@@ -268,9 +294,12 @@ class TransformerStack(keras.layers.Layer):
         if self.enter is not None:
             hidden = self.enter(hidden)
         if self.positions == "sinusoidal":
-            hidden += tf.cast(sinusoids(positions, self.units), hidden.dtype)
+            positions = positions + self.first_position if self.first_position else positions
+            hidden += tf.cast(sinusoids(positions, self.units, self.waves), hidden.dtype)
         elif self.learned is not None:
             hidden += self.learned(positions)
+        if self.normalize_inputs is not None:
+            hidden = self.normalize_inputs(hidden)
         return self.drop(hidden, training=training)
 
     def score_bias(self, query_positions, key_positions):

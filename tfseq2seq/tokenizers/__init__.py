@@ -24,12 +24,13 @@ from pathlib import Path
 from tfseq2seq.structures import SPECIAL_TOKENS
 from tfseq2seq.tokenizers.base import LearnedTokenizer, Tokenizer, TokenizerConfig
 from tfseq2seq.tokenizers.copying import CopyingTokenizer
+from tfseq2seq.tokenizers.mapped import MappedTokenizer
 from tfseq2seq.tokenizers.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
 from tfseq2seq.tokenizers.subwords import SentencepieceTokenizer
 
 __all__ = [
-    "KINDS", "CopyingTokenizer", "SentencepieceTokenizer", "Tokenizer", "TokenizerConfig", "load_tokenizer",
-    "train_tokenizer"]
+    "KINDS", "CopyingTokenizer", "MappedTokenizer", "SentencepieceTokenizer", "Tokenizer", "TokenizerConfig",
+    "load_tokenizer", "train_tokenizer"]
 
 KINDS: dict[str, type[LearnedTokenizer]] = {
     "unigram": SentencepieceTokenizer,
@@ -38,6 +39,8 @@ KINDS: dict[str, type[LearnedTokenizer]] = {
     "bytes": ByteTokenizer,
     "words": WordTokenizer,
 }
+# Of other systems: they come with an imported run, and none is trained.
+IMPORTED_KINDS: dict[str, type[MappedTokenizer]] = {"mapped": MappedTokenizer}
 
 
 def train_tokenizer(config: TokenizerConfig, strings: Iterable[str], symbols: Sequence[str] = ()) -> Tokenizer:
@@ -93,7 +96,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         raise ValueError(
             f"{folder / file} is not the file that tokenizer.json was written with: it was changed, or a "
             "save was interrupted. Save the tokenizer again. Received: another SHA-256.")
-    return _kind(kind).from_content(kind, case, content)
+    found = IMPORTED_KINDS[kind] if kind in IMPORTED_KINDS else _kind(kind)
+    return found.from_content(kind, case, content)
 
 
 def _kind(kind: str) -> type[LearnedTokenizer]:

@@ -70,7 +70,13 @@ class Tokenizer(tf.Module, abc.ABC):
         kind: "unigram", "bpe", "characters", "bytes" or "words".
         case: "keep", "lower" or "upper", applied before encoding.
         vocabulary_size: number of ids, special tokens included; at most what was asked for.
+        before, after: ids that `encode` puts around those of every string; none, but where another system's are framed.
+        end: the id that ends a row of a source, after what `encode` gives.
     """
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    end: int = EOS
 
     file: str | None = None  # name of the file beside tokenizer.json, for the kinds that learn something
 
@@ -170,6 +176,13 @@ class Tokenizer(tf.Module, abc.ABC):
                 f"Received: shape {tuple(ids.shape)}.")
         ended = tf.cumsum(tf.cast(ids == EOS, tf.int32), axis=1) > 0
         return tf.ragged.boolean_mask(ids, ~ended & (ids != PAD) & (ids != BOS))
+
+    def cut(self, ids: tf.RaggedTensor, most: int) -> tf.RaggedTensor:
+        """The first `most` ids of each row that `encode` gave; `after` stays at its end."""
+        if not self.after:
+            return ids[:, :most]
+        kept = ids[:, : -len(self.after)][:, : max(most - len(self.after), 0)]
+        return tf.concat([kept, ids[:, -len(self.after) :]], 1)
 
     def copies(self, sources: tf.Tensor) -> tf.Tensor | None:
         """What ids beyond the vocabulary stand for beside each source, see `CopyingTokenizer`; others have none.

@@ -1,0 +1,45 @@
+"""Checkpoints of Transformers, converted, against what Transformers gave for them.
+
+The fixtures are real checkpoints with random weights, see the README beside them.
+"""
+
+import pytest
+import tensorflow as tf
+
+from tests.converters.theirs import Converted, check_encoder, check_logits, check_search
+
+FAMILIES = ["marian", "marian_untied"]
+QUICK = ["greedy", "beam4"]  # runs of each fixture whose search is traced in every test run
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def converted(request):
+    return Converted(request.param)
+
+
+def test_strings_are_cut_as_theirs(converted):
+    ids = converted.source.encode(tf.constant(converted.texts)).to_list()
+    for found, example in zip(ids, converted.examples, strict=True):
+        assert [*found, converted.source.end] == converted.ids.ours[example["input_ids"]].tolist(), example["text"]
+
+
+def test_the_encoder_gives_theirs(converted):
+    assert check_encoder(converted) < 1e-5
+
+
+def test_the_logits_are_theirs(converted):
+    relative, of_probabilities = check_logits(converted)
+    assert relative < 1e-4
+    assert of_probabilities < 1e-3
+
+
+@pytest.mark.parametrize("run", QUICK)
+def test_the_search_finds_theirs(converted, run):
+    assert check_search(converted, run) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_search_finds_theirs_with_all_options(converted):
+    for run in converted.expected["runs"]:
+        if run not in QUICK:
+            assert check_search(converted, run) < 1e-4
