@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
-from typing import Any, Self
+from typing import Self
 
 import tensorflow as tf
 import tensorflow_text
@@ -42,9 +42,10 @@ class ByteLevelTokenizer(Tokenizer):
         before: Sequence[int] = (), after: Sequence[int] = (), end: int = EOS, prefix_space: bool = False,
     ):
         super().__init__("byte_level", "keep")
-        self.settings: dict[str, Any] = {
+        settings = {
             "names": list(names), "merges": [list(pair) for pair in merges], "silent": sorted(silent),
             "before": list(before), "after": list(after), "end": end, "prefix_space": prefix_space}
+        self._settings = json.dumps(settings, ensure_ascii=False)  # tf.Module would wrap a dict
         self.before, self.after, self.end = tuple(before), tuple(after), end
         self._names, self._prefix_space = tuple(names), prefix_space
         ids = {name: id_ for id_, name in enumerate(names) if id_ not in set(silent)}
@@ -67,10 +68,10 @@ class ByteLevelTokenizer(Tokenizer):
 
     def framed(self, before: Sequence[int]) -> Self:
         """The same tokenizer with other ids before each string."""
-        return type(self)(**{**self.settings, "before": before})
+        return type(self)(**{**json.loads(self._settings), "before": before})
 
     def content(self) -> bytes:
-        return (json.dumps(self.settings, ensure_ascii=False) + "\n").encode()
+        return f"{self._settings}\n".encode()
 
     @property
     def vocabulary_size(self) -> int:

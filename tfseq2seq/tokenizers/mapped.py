@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import sentencepiece
 import tensorflow as tf
@@ -51,11 +51,12 @@ class MappedTokenizer(Tokenizer):
         breaking: Mapping[int, str] | None = None,
     ):
         super().__init__("mapped", "keep")
-        self.settings: dict[str, Any] = {
+        settings = {
             "names": list(names), "ids": list(ids), "silent": sorted(silent), "before": list(before),
             "after": list(after), "end": end, "strip": strip, "leading_tag": leading_tag,
             "by_spelling": by_spelling, "normalize": normalize, "trailing_space": trailing_space,
             "breaking": {str(id_): text for id_, text in (breaking or {}).items()}}
+        self._settings = json.dumps(settings, ensure_ascii=False)  # tf.Module would wrap a dict
         self.before, self.after, self.end = tuple(before), tuple(after), end
         self._model, self._names, self._strip, self._normalize = model, tuple(names), strip, normalize
         model = model if normalize else without_character_map(model)
@@ -88,11 +89,11 @@ class MappedTokenizer(Tokenizer):
 
     def framed(self, before: Sequence[int]) -> Self:
         """The same tokenizer with other ids before each string."""
-        return type(self)(self._model, **{**self.settings, "before": before})
+        return type(self)(self._model, **{**json.loads(self._settings), "before": before})
 
     def content(self) -> bytes:
         model = base64.b64encode(self._model).decode()
-        return (json.dumps({"model": model, **self.settings}, ensure_ascii=False) + "\n").encode()
+        return (json.dumps({"model": model, **json.loads(self._settings)}, ensure_ascii=False) + "\n").encode()
 
     @property
     def vocabulary_size(self) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfseq2seq.converters.base import Conversion, Expected
-from tfseq2seq.converters.transformers import bart, t5
+from tfseq2seq.converters.transformers import bart, t5, whisper
 from tfseq2seq.converters.transformers.files import ModelFiles
 from tfseq2seq.converters.weights import ConversionError
 from tfseq2seq.structures import EOS
@@ -25,6 +25,7 @@ FAMILIES: dict[str, Callable[..., Conversion]] = {
     "pegasus": functools.partial(bart.read_bart, bart.PEGASUS),
     "t5": t5.read_t5,
     "mt5": t5.read_t5,
+    "whisper": whisper.read_whisper,
 }
 
 

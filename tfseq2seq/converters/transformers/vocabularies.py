@@ -90,14 +90,14 @@ def spellings(model: bytes) -> list[str]:
 
 def unknown_id(files: ModelFiles) -> int | None:
     """The id of the unknown token, or None where every string can be written without."""
-    vocabulary = _vocabulary(files)
+    vocabulary = read_vocabulary(files)
     name = files.tokenizer.get("unk_token", "<unk>")
     name = name["content"] if isinstance(name, dict) else name
     found = vocabulary.get(name)
     return None if found == files.get("eos_token_id") else found
 
 
-def _vocabulary(files: ModelFiles) -> dict[str, int]:
+def read_vocabulary(files: ModelFiles) -> dict[str, int]:
     """Token -> id."""
     fast = fast_vocabulary(files)
     if fast is not None:
@@ -140,7 +140,7 @@ def _pegasus_vocabulary(files: ModelFiles) -> dict[str, int]:
 
 def pegasus_tokenizers(files: ModelFiles, ids: Ids) -> tuple[MappedTokenizer, MappedTokenizer]:
     """spiece.model, its ids behind those of masks."""
-    both = mapped(files, ids, files.bytes("spiece.model"), _vocabulary(files))
+    both = mapped(files, ids, files.bytes("spiece.model"), read_vocabulary(files))
     return both, both
 
 
@@ -148,7 +148,7 @@ def language_tokenizers(
     files: ModelFiles, ids: Ids, source_language: str | None = None, target_language: str | None = None,
 ) -> tuple[MappedTokenizer, MappedTokenizer]:
     """Of M2M100, NLLB and mBART: a token says the language of a source, and another one that of the answer."""
-    vocabulary, config = _vocabulary(files), files.tokenizer
+    vocabulary, config = read_vocabulary(files), files.tokenizer
     slow = files.config["model_type"] == "m2m_100" and (files.folder / "vocab.json").exists()
     settings: dict[str, Any] = {"by_spelling": True, "strip": True, "tell_unused": True} if slow else {}
 
@@ -198,7 +198,7 @@ def byte_level(files: ModelFiles, ids: Ids, **settings: Any) -> ByteLevelTokeniz
     else:
         lines = files.bytes("merges.txt").decode().splitlines()
         merges = [line for line in lines if line and not line.startswith("#version")]
-    vocabulary = _vocabulary(files)
+    vocabulary = read_vocabulary(files)
     silent = {PAD, UNK, BOS, *(int(ids.ours[id_]) for id_ in specials(files, vocabulary) if id_ < len(ids.ours))}
     return ByteLevelTokenizer(
         ids.names(names_by_id(vocabulary, len(ids.ours))),
