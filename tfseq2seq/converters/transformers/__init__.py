@@ -3,20 +3,29 @@
 Neither Transformers nor PyTorch is needed, and no pickle is read.
 """
 
+import functools
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tfseq2seq.converters.base import Conversion, Expected
-from tfseq2seq.converters.transformers import bart
+from tfseq2seq.converters.transformers import bart, t5, whisper
 from tfseq2seq.converters.transformers.files import ModelFiles
 from tfseq2seq.converters.weights import ConversionError
 from tfseq2seq.structures import EOS
 
 # model_type of config.json -> what reads such a model.
-FAMILIES = {
-    "marian": bart.read_marian,
+FAMILIES: dict[str, Callable[..., Conversion]] = {
+    "marian": functools.partial(bart.read_bart, bart.MARIAN),
+    "m2m_100": functools.partial(bart.read_bart, bart.M2M100),
+    "bart": functools.partial(bart.read_bart, bart.BART),
+    "mbart": functools.partial(bart.read_bart, bart.MBART),
+    "pegasus": functools.partial(bart.read_bart, bart.PEGASUS),
+    "t5": t5.read_t5,
+    "mt5": t5.read_t5,
+    "whisper": whisper.read_whisper,
 }
 
 
