@@ -164,8 +164,8 @@ class _Reader:
         self.weights["target_embedding.table"] = self.target.ids.table(first("target"))
         if self.share in ("none", "target_output"):
             self.weights["source_embedding.table"] = self.source.ids.table(first("source"))
-        bias = "decoder/output_layer/bias"
-        bias = self.take(bias) if f"model/{bias}" in self.given else None
+        name = "decoder/output_layer/bias"
+        bias = self.take(name) if f"model/{name}" in self.given else None
         if tied:
             self.model["output_bias"] = True
             self.weights["output_bias.bias"] = self.target.ids.bias(bias)

@@ -154,10 +154,10 @@ class _Reader:
         return Made(base, self._options(base, calls[0]))
 
     def _options(self, name: str, call: ast.Call) -> dict[str, Any]:
-        names = PARAMETERS.get(name, ())
-        if len(call.args) > len(names) and name != "get_model_from_catalog":
+        names = PARAMETERS.get(name) or [str(i) for i in range(len(call.args))]
+        if len(call.args) > len(names):
             raise self._refuse(call)
-        options = dict(zip(names or ("name",), map(self._value, call.args), strict=False))
+        options = dict(zip(names, map(self._value, call.args), strict=False))
         for keyword in call.keywords:
             if keyword.arg is None:
                 raise self._refuse(call)

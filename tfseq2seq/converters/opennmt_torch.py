@@ -259,7 +259,7 @@ class Reader:
         self.weights[f"{ours}.bias"] = np.stack(biases) if self.options.cell == "GRU" else biases[0] + biases[1]
 
 
-# How both search: an end takes a place among the best for a step, and does not count in the length.
+# How both search: an end takes a place among the best for a step; the length counts the start token too.
 DECODE = {
-    "beam_size": 5, "finish": "narrow", "stop": "top", "end_length": 0, "length_penalty_kind": "length", "length_penalty": 1.0,
-    "max_length": 250, "cut": True}
+    "beam_size": 5, "finish": "narrow", "stop": "top", "end_length": 2, "length_penalty_kind": "length",
+    "length_penalty": 1.0, "max_length": 250, "cut": True}

@@ -233,9 +233,9 @@ def _cell(given: Weights, hparams: dict[str, Any], scope: str) -> dict[str, np.n
     if kind == "lstm":
         found["bias"] = _reorder(given.take(f"{scope}/bias"))
     else:
-        gates = ("input", "forget", "transform", "output")
-        found["scale"] = np.concatenate([given.take(f"{scope}/{gate}/gamma") for gate in gates])
-        found["bias"] = np.concatenate([given.take(f"{scope}/{gate}/beta") for gate in gates])
+        names = ("input", "forget", "transform", "output")
+        found["scale"] = np.concatenate([given.take(f"{scope}/{name}/gamma") for name in names])
+        found["bias"] = np.concatenate([given.take(f"{scope}/{name}/beta") for name in names])
         found["state_scale"], found["state_bias"] = (given.take(f"{scope}/state/{name}") for name in ("gamma", "beta"))
     found["bias"][units : 2 * units] += hparams.get("forget_bias", 1.0)
     return found

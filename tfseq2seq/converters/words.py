@@ -14,7 +14,7 @@ from tfseq2seq.converters.weights import ConversionError, Weights
 from tfseq2seq.tokenizers.simple import WordTokenizer
 
 # What TensorFlow's reader raises for files that are cut or hold something else.
-UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError)
+UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, LookupError)
 
 
 class Side:

@@ -68,7 +68,7 @@ class RecurrentEncoder(Encoder):
         if self.directions == "apart":
             ways = [self._read(cells, source, mask, training) for cells in (self.forward, self.backward)]
             hidden = tf.concat([hidden for hidden, _ in ways], -1)  # [B, S, 2 * units]
-            layers = list(zip(*(states for _, states in ways), strict=True))
+            layers = [list(pair) for pair in zip(*(states for _, states in ways), strict=True)]
         else:
             hidden, layers = source, []
             for i in range(self.layers):

@@ -5,13 +5,17 @@ import tensorflow as tf
 
 from tfseq2seq.layers import recurrent
 from tfseq2seq.layers.product import multiply
-from tfseq2seq.layers.recurrent import GRU, LSTM
+from tfseq2seq.layers.recurrent import GRU, LSTM, Recurrent, open_forget_gate
 
 EPSILON = 1e-12  # added to the variance of a gate
 
 
-class _Stepwise:
-    """`call` as a loop over `step`; mixed into a `Recurrent`. Arguments and results: see `Recurrent`."""
+class _Stepwise(Recurrent):
+    """`call` as a loop over `step`. Arguments and results: see `Recurrent`."""
+
+    def step(self, inputs, state):
+        """One step; see the subclasses."""
+        raise NotImplementedError
 
     def call(self, inputs, mask=None, initial_state=None, training=None):
         inputs = tf.cast(inputs, self.compute_dtype)
@@ -40,7 +44,7 @@ class _Stepwise:
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
-class ResetBeforeGRU(_Stepwise, GRU):
+class ResetBeforeGRU(_Stepwise):
     """The GRU as it was first written: the reset gate comes before the product (Cho et al., 2014, eq. 5 to 8).
 
     z, r = sigmoid(W x[t] + U h[t-1] + b), n = tanh(W x[t] + U (r h[t-1]) + b), h[t] = z h[t-1] + (1 - z) n.
@@ -48,6 +52,8 @@ class ResetBeforeGRU(_Stepwise, GRU):
     Weights: kernel [D, 3 units], recurrent_kernel [units, 3 units] and bias [3 units], in the order z, r, n.
     Arguments and results: see `Recurrent`.
     """
+
+    num_gates, num_states = GRU.num_gates, GRU.num_states
 
     def add_bias(self):
         return self.add_weight(name="bias", shape=(3 * self.units,), initializer="zeros")
@@ -65,7 +71,7 @@ class ResetBeforeGRU(_Stepwise, GRU):
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
-class LayerNormLSTM(_Stepwise, LSTM):
+class LayerNormLSTM(_Stepwise):
     """The LSTM with layer normalization of each gate and of c (Ba et al., 2016, arXiv:1607.06450, appendix).
 
     Each of i, f, g and o is normalized over its units before its function, c before the output's tanh; the normalized c
@@ -76,8 +82,10 @@ class LayerNormLSTM(_Stepwise, LSTM):
     Arguments and results: see `Recurrent`.
     """
 
+    num_gates, num_states = LSTM.num_gates, LSTM.num_states
+
     def add_bias(self):
-        bias = super().add_bias()
+        bias = self.add_weight(name="bias", shape=(4 * self.units,), initializer=open_forget_gate)
         self.scale = self.add_weight(name="scale", shape=(4 * self.units,), initializer="ones")
         self.state_scale = self.add_weight(name="state_scale", shape=(self.units,), initializer="ones")
         self.state_bias = self.add_weight(name="state_bias", shape=(self.units,), initializer="zeros")
