@@ -124,6 +124,33 @@ def shared_beam(log_probabilities, vocabulary_size, beam_size, alpha, max_length
     return sorted(ranked, key=lambda item: -item[0]), closest
 
 
+def narrow_beam(log_probabilities, vocabulary_size, beam_size, alpha, max_length, wanted, end_length=1):
+    """Beam search whose ends take places among the K best for a step, up to a best one that is an end (OpenNMT-py's).
+
+    Args:
+        wanted: answers that must have ended.
+        end_length: how many tokens the end counts as.
+    Returns:
+        As `textbook_beam`.
+    """
+    words = [UNK, EOS, *range(EOS + 1, vocabulary_size)]
+    live, finished, closest, topped = [(0.0, [])], [], np.inf, False
+    for length in range(1, max_length + 1):
+        candidates = [
+            (total + log_probabilities([BOS, *tokens])[word], [*tokens, word]) for total, tokens in live
+            for word in (words if length < max_length else [EOS])]
+        closest = min(closest, *(gap([total for total, _ in candidates], number) for number in (1, beam_size)))
+        best = sorted(candidates, key=lambda item: -item[0])[:beam_size]
+        finished += [each for each in best if each[1][-1] == EOS]
+        live = [each for each in best if each[1][-1] != EOS]
+        topped = topped or best[0][1][-1] == EOS
+        if topped and len(finished) >= wanted or not live:
+            break
+    ranked = [(total / penalty(len(tokens) - 1 + end_length, alpha), total, tokens) for total, tokens in finished]
+    closest = min(closest, gap([score for score, _, _ in ranked], wanted))
+    return sorted(ranked, key=lambda item: -item[0]), closest
+
+
 def diverse_beam(log_probabilities, vocabulary_size, groups, beam_size, strength, alpha, max_length):
     """Diverse beam search, one group after the other at each step (Vijayakumar et al., 2018, algorithm 1).
 

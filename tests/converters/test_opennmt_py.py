@@ -99,7 +99,7 @@ def test_a_malicious_pickle_is_refused_and_never_runs(tmp_path):
     for function, arguments, name in (
             (os.system, (f"touch {marker}",), "posix.system"),
             (builtins.exec, (f"open({str(marker)!r}, 'w')",), "exec"),
-            (builtins.getattr, (os, "system"), "getattr"), (subprocess.Popen, (["touch", str(marker)],), "Popen"),
+            (builtins.getattr, ("text", "join"), "getattr"), (subprocess.Popen, (["touch", str(marker)],), "Popen"),
             (builtins.eval, ("1",), "eval"), (np.load, (str(marker),), "load")):
         path = write_pt(tmp_path / "evil.pt", {"model": Evil(function, *arguments)})
         with pytest.raises(ConversionError, match=rf"cannot be read safely: it names .*{name}"):

@@ -31,6 +31,24 @@ def tokens_of(row, length):
     return row[:length].tolist()
 
 
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+@pytest.mark.parametrize("options", [
+    {"length_penalty": 0.0, "num_hypotheses": 1}, {"length_penalty": 0.6, "max_length": 9, "end_length": 2}], ids=str)
+def test_ends_may_take_places_for_a_step_until_the_best_is_one(options, seed):
+    options = {**BEAM, **options, "finish": "narrow", "stop": "top"}
+    table, wanted = random_table(seed), options["num_hypotheses"]
+    found = answers(table, **options)
+    for b in range(SOURCES):
+        expected, closest = reference.narrow_beam(
+            log_probabilities_of(table, b), VOCABULARY, 3, options["length_penalty"], options["max_length"], wanted,
+            options.get("end_length", 1))
+        assume(closest > NOISE and len(expected) >= wanted)
+        assert_close(found.scores[b], [item[0] for item in expected[:wanted]])
+        assert [tokens_of(*pair) for pair in zip(found.tokens[b], found.lengths[b])] == [
+            item[2] for item in expected[:wanted]]
+
+
 def all_real(_):
     return {"source_mask": tf.ones([SOURCES, CYCLE], tf.bool)}
 

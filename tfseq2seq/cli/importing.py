@@ -11,7 +11,8 @@ from tfseq2seq.quiet import import_tensorflow
 
 
 def import_model(
-    system: Annotated[str, typer.Argument(help="transformers, nmt, opennmt_tf, addons, opennmt_py or eole.", show_default=False)],
+    system: Annotated[str, typer.Argument(
+        help="transformers, nmt, opennmt_tf, addons, opennmt_py or eole.", show_default=False)],
     path: Annotated[str, typer.Argument(
         help="Its folder or file; of transformers also a hub name.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the new run.", show_default=False)],
