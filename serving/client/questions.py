@@ -103,7 +103,7 @@ class Question(Generic[Answer]):
 
     def pieces(self, rows: int) -> Iterator[Piece]:
         """Requests of at most `rows` rows, in order, and of `PIECE_BYTES` where there are several; none for no row."""
-        start, size = 0, 0
+        start, size = 0, 0.0
         sizes = [sum(_size(value) for value in row) for row in zip(*self._columns.values(), strict=True)]
         for row, added in enumerate([*sizes, math.inf]):
             size += added
