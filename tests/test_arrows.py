@@ -150,16 +150,19 @@ ARROWS = {
         "serving.errors", "serving.folders", "serving.settings", "serving.signatures", "serving.versions"],
     "serving.records": ["serving.answers"],
     "serving.security": ["serving.errors", "serving.settings"],
-    "serving.grpc_services": ["serving.answers", "serving.errors", "serving.records", "serving.workers"],
+    "serving.health": [],
+    "serving.grpc_services": [
+        "serving.answers", "serving.errors", "serving.health", "serving.records", "serving.workers"],
+    "serving.grpc_server": ["serving.grpc_services"],
     "serving.json_tensors": ["serving.errors"],
     "serving.http_server": [],
     "serving.rest": [
         "serving.answers", "serving.errors", "serving.http_server", "serving.json_tensors", "serving.records",
         "serving.settings", "serving.workers"],
     "serving.server": [
-        "serving.answers", "serving.batching", "serving.errors", "serving.folders", "serving.grpc_services",
-        "serving.http_server", "serving.records", "serving.rest", "serving.security", "serving.settings",
-        "serving.signatures", "serving.starting", "serving.versions", "serving.workers"],
+        "serving.answers", "serving.batching", "serving.errors", "serving.folders", "serving.grpc_server",
+        "serving.grpc_services", "serving.http_server", "serving.records", "serving.rest", "serving.security",
+        "serving.settings", "serving.signatures", "serving.starting", "serving.versions", "serving.workers"],
     "serving.export": [
         *LIBRARY,
         "tfseq2seq.generation",
