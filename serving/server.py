@@ -23,9 +23,17 @@ from serving.grpc_services import Pools, Services
 from serving.http_server import HttpServer
 from serving.records import Records, write_log
 from serving.rest import Rest
-from serving.settings import BATCHING, LIMITS, OPEN, Batching, Limits, Security, ServedModel
+from serving.settings import BATCHING, LIMITS, OPEN, POLL_SECONDS, Batching, Limits, Security, ServedModel
 from serving.signatures import DEFAULT_MODEL
-from serving.starting import BINARY, address_of, cannot_listen, check_port, check_server, refuse_taken
+from serving.starting import (
+    BINARY,
+    address_of,
+    cannot_listen,
+    check_binary,
+    check_port,
+    check_server,
+    refuse_taken,
+)
 from serving.versions import Models
 from serving.workers import Workers
 
@@ -62,7 +70,7 @@ class EmbeddedServer:
         self, folder: str | os.PathLike[str] | None = None, port: int = 0, host: str = "127.0.0.1",
         model_name: str = DEFAULT_MODEL, *, versions: Literal["latest", "all"] | Sequence[int] = "latest",
         models: Sequence[ServedModel] = (), workers: int | None = None, batching: Batching | None = BATCHING,
-        limits: Limits = LIMITS, security: Security = OPEN, poll_seconds: float = 2.0,
+        limits: Limits = LIMITS, security: Security = OPEN, poll_seconds: float = POLL_SECONDS,
         rest_port: int | None = None,
     ):
         for each in (port, rest_port or 0):
@@ -202,7 +210,7 @@ def serve(
     model_name: str = DEFAULT_MODEL, backend: str = "embedded", on_ready: Callable[[str], None] | None = None,
     op_threads: int | None = None, *, models: Sequence[ServedModel] = (), workers: int | None = None,
     batching: Batching | None = BATCHING, limits: Limits = LIMITS, security: Security = OPEN,
-    poll_seconds: float = 2.0, rest_port: int | None = None, log_format: str = "none",
+    poll_seconds: float = POLL_SECONDS, rest_port: int | None = None, log_format: str = "none",
 ) -> None:
     """Answers requests until SIGTERM or Ctrl-C, then lets those under way end; a second signal does not wait.
 
@@ -211,7 +219,8 @@ def serve(
         port: to listen on; 0 takes a free one (embedded only).
         host: address to listen on. The binary listens on every address and wants to hear it: "0.0.0.0".
         model_name: the name clients ask for.
-        backend: "embedded", or "tensorflow_model_server", which turns this process into that binary.
+        backend: "embedded", or "tensorflow_model_server", which turns this process into that binary. It gets `folder`,
+            `port`, `rest_port`, `model_name` and `op_threads`; other settings are refused, and it joins no rows.
         on_ready: told the address once requests are answered; the binary says so itself.
         op_threads: threads that share one operation, at least 1; default: as many as there are cores. One is best
             where several searches go on at once (requests side by side, or the parts of a recipe's `decode.parts`)
@@ -227,6 +236,9 @@ def serve(
     where = None if folder is None else Path(folder)
     check_server(where, port, host, backend)
     if backend == BINARY and where is not None:
+        check_binary(
+            models=models, workers=workers, batching=batching, limits=limits, security=security,
+            poll_seconds=poll_seconds, rest_port=rest_port, log_format=log_format)
         _exec_binary(where, port, model_name, op_threads, rest_port)
     if op_threads is not None:
         try:

@@ -137,7 +137,7 @@ ARROWS = {
         "serving.checksums", "serving.folders", "serving.replay", "serving.servables", "serving.signatures"],
     "serving.tensorflow_serving": [],
     "serving.tensorflow_serving.settings": ["serving.folders", "tfseq2seq.files"],
-    "serving.starting": ["serving.errors", "serving.folders", "tfseq2seq.ports"],
+    "serving.starting": ["serving.errors", "serving.folders", "serving.settings", "tfseq2seq.ports"],
     # The embedded server, from the model to the ports.
     "serving.errors": [],
     "serving.settings": [],
