@@ -10,6 +10,6 @@
 - `bench`: asks as many do, and tells how fast a server answers.   - `playground/`: the page of the embedded server.
 
 The embedded server's parts: `settings`; `versions`, what is loaded; `batching`, rows computed together; `answers`,
-whichever way the question came; `grpc_services`, `rest`, `json_tensors`, `http_server`, the ways; `workers`,
-`security`, `records`.
+whichever way the question came; `grpc_server`, `grpc_services`, `rest`, `json_tensors`, `http_server`, the ways;
+`workers`, `security`, `health`, `records`.
 """

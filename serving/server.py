@@ -10,28 +10,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NoReturn
 
-import grpc
 import tensorflow as tf
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from tensorflow_serving.apis import (
-    model_service_pb2,
-    model_service_pb2_grpc,
-    prediction_service_pb2,
-    prediction_service_pb2_grpc,
-)
+from grpc_health.v1 import health_pb2
+from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
 from serving import security as security_
 from serving.answers import Answers
 from serving.batching import Batcher
 from serving.errors import ServerError
-from serving.grpc_services import Interceptor, ModelService, Pools, PredictionService
+from serving.grpc_server import GrpcServer
+from serving.grpc_services import Pools, Services
 from serving.http_server import HttpServer
 from serving.records import Records, write_log
 from serving.rest import Rest
-from serving.settings import BATCHING, LIMITS, OPEN, Batching, Limits, Security, ServedModel
+from serving.settings import BATCHING, LIMITS, OPEN, POLL_SECONDS, Batching, Limits, Security, ServedModel
 from serving.signatures import DEFAULT_MODEL
-from serving.starting import BINARY, address_of, cannot_listen, check_port, check_server, refuse_taken
+from serving.starting import (
+    BINARY,
+    address_of,
+    cannot_listen,
+    check_binary,
+    check_port,
+    check_server,
+    refuse_taken,
+)
 from serving.versions import Models
 from serving.workers import Workers
 
@@ -39,7 +41,6 @@ GRPC_THREADS = 128  # of the binary: its default, 4 a CPU, refuses callers where
 SERVICES = [
     service.full_name for file in (prediction_service_pb2, model_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()]
-SECONDS_TO_CLOSE = 0.5  # for what reached a port when it was being closed
 
 
 class EmbeddedServer:
@@ -69,7 +70,7 @@ class EmbeddedServer:
         self, folder: str | os.PathLike[str] | None = None, port: int = 0, host: str = "127.0.0.1",
         model_name: str = DEFAULT_MODEL, *, versions: Literal["latest", "all"] | Sequence[int] = "latest",
         models: Sequence[ServedModel] = (), workers: int | None = None, batching: Batching | None = BATCHING,
-        limits: Limits = LIMITS, security: Security = OPEN, poll_seconds: float = 2.0,
+        limits: Limits = LIMITS, security: Security = OPEN, poll_seconds: float = POLL_SECONDS,
         rest_port: int | None = None,
     ):
         for each in (port, rest_port or 0):
@@ -86,11 +87,11 @@ class EmbeddedServer:
         self._num_workers = workers or max(4 * (os.cpu_count() or 1), 2 * batching.max_batch_size if batching else 0)
         self._records = Records(lambda: self.models.loaded(), lambda: self.num_waiting)
         batcher = Batcher(batching, self._records.batch) if batching else None
-        self._health: health.HealthServicer | None = None
         self._names: set[str] = set()  # of all models there were
         self.models = Models(models, batcher, poll_seconds, self._tell_health)
         self._workers: Workers | None = None
-        self._server: grpc.Server | None = None
+        self._grpc: GrpcServer | None = None
+        self._is_serving = False
         self._http: HttpServer | None = None
 
     @property
@@ -115,60 +116,52 @@ class EmbeddedServer:
         Raises:
             ServerError: a port cannot be taken, or no version can be loaded.
         """
-        if self._server is not None:
+        if self._is_serving:
             raise ServerError(f"The server already answers at {self.address}; stop it first.")
-        self._workers = Workers(self._num_workers, self._limits.max_waiting)
+        self._workers = workers = Workers(self._num_workers, self._limits.max_waiting)
         self._pools = Pools()
-        self._health = health.HealthServicer()
-        self._interceptor = Interceptor(
-            self._workers, self._pools, self._records, lambda value: security_.is_allowed(self._security, value))
-        server = grpc.server(self._workers, interceptors=[self._interceptor], options=[
-            ("grpc.so_reuseport", 0),  # else a second server on the same port starts, and takes half of the requests
-            ("grpc.max_receive_message_length", self._limits.max_request_bytes),
-            ("grpc.max_send_message_length", 2**31 - 1)])
         answers = Answers(self.models, self._limits)
         try:
             # First of all: a port that is taken should not cost the time of loading.
-            self._take_port(server)
-            self._take_rest_port(answers)
-            prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(answers), server)
-            model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(answers), server)
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-            reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+            self._grpc = self._take_port(answers, workers)
+            self._take_rest_port(answers, workers)
             self.models.start()
-            server.start()
+            self._grpc.start()
             if self._http is not None:
                 self._http.start()
         except BaseException:
-            server.stop(None)
+            if self._grpc is not None:
+                self._grpc.stop(0)
+                self._grpc = None
             if self._http is not None:
                 self._http.stop(0)
+                self._http = None
             self._pools.shutdown()
             raise
+        self._is_serving = True
         self._tell_health({name: bool(versions) for name, versions in self.models.loaded().items()})
-        for name in ("", *SERVICES):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self._server = server
+        self._grpc.set_health(dict.fromkeys(("", *SERVICES), health_pb2.HealthCheckResponse.SERVING))
 
     def stop(self, grace: float | None = None) -> None:
         """Takes no new request, lets those under way end for at most `grace` seconds, gives the ports back.
 
         Health says NOT_SERVING meanwhile. Default: `limits.grace`.
         """
-        if self._server is not None and self._workers is not None and self._health is not None:
-            self._health.enter_graceful_shutdown()
-            self._interceptor.refuse_all()
-            seconds = self._limits.grace if grace is None else grace
-            until = time.monotonic() + seconds
-            if self._http is not None:
-                self._http.stop(seconds)
-                self._http = None
-            self._workers.wait_until_idle(until - time.monotonic())
-            self._server.stop(SECONDS_TO_CLOSE).wait()
-            self.models.stop()
-            self._workers.shutdown(wait=False, cancel_futures=True)
-            self._pools.shutdown()
-            self._server = None
+        if self._grpc is None or self._workers is None:
+            return
+        self._grpc.refuse_all()
+        self._is_serving = False
+        seconds = self._limits.grace if grace is None else grace
+        until = time.monotonic() + seconds
+        if self._http is not None:
+            self._http.stop(seconds)
+            self._http = None
+        self._grpc.stop(until - time.monotonic())
+        self._grpc = None
+        self._workers.wait_until_idle(until - time.monotonic())
+        self.models.stop()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._pools.shutdown()
 
     def __enter__(self) -> "EmbeddedServer":
         self.start()
@@ -177,22 +170,25 @@ class EmbeddedServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _take_port(self, server: grpc.Server) -> None:
+    def _take_port(self, answers: Answers, workers: Workers) -> GrpcServer:
         credentials = security_.grpc_credentials(self._security)
         refuse_taken(self.host, self.port)
+        services = Services(
+            answers, workers, self._pools, self._records, lambda value: security_.is_allowed(self._security, value),
+            SERVICES)
         try:
-            self.port = (
-                server.add_insecure_port(self.address) if credentials is None
-                else server.add_secure_port(self.address, credentials))
+            server = GrpcServer(services, self.address, credentials, self._limits.max_request_bytes)
         except RuntimeError as error:
             raise cannot_listen(self.host, self.port, "it cannot be listened on") from error
+        self.port = server.port
+        return server
 
-    def _take_rest_port(self, answers: Answers) -> None:
-        if self.rest_port is None or self._workers is None:
+    def _take_rest_port(self, answers: Answers, workers: Workers) -> None:
+        if self.rest_port is None:
             return
         self.rest = Rest(
-            answers, self._workers, self._records, self._limits,
-            lambda value: security_.is_allowed(self._security, value), lambda: self._server is not None)
+            answers, workers, self._records, self._limits,
+            lambda value: security_.is_allowed(self._security, value), lambda: self._is_serving)
         try:
             self._http = HttpServer(
                 self.rest, self.host, self.rest_port, security_.rest_context(self._security),
@@ -204,9 +200,9 @@ class EmbeddedServer:
     def _tell_health(self, ready: dict[str, bool]) -> None:
         self._names |= ready.keys()
         status = health_pb2.HealthCheckResponse
-        for name in self._names:
-            if self._health is not None:
-                self._health.set(name, status.SERVING if ready.get(name) else status.NOT_SERVING)
+        if self._grpc is not None:
+            self._grpc.set_health({
+                name: status.SERVING if ready.get(name) else status.NOT_SERVING for name in self._names})
 
 
 def serve(
@@ -214,7 +210,7 @@ def serve(
     model_name: str = DEFAULT_MODEL, backend: str = "embedded", on_ready: Callable[[str], None] | None = None,
     op_threads: int | None = None, *, models: Sequence[ServedModel] = (), workers: int | None = None,
     batching: Batching | None = BATCHING, limits: Limits = LIMITS, security: Security = OPEN,
-    poll_seconds: float = 2.0, rest_port: int | None = None, log_format: str = "none",
+    poll_seconds: float = POLL_SECONDS, rest_port: int | None = None, log_format: str = "none",
 ) -> None:
     """Answers requests until SIGTERM or Ctrl-C, then lets those under way end; a second signal does not wait.
 
@@ -223,7 +219,8 @@ def serve(
         port: to listen on; 0 takes a free one (embedded only).
         host: address to listen on. The binary listens on every address and wants to hear it: "0.0.0.0".
         model_name: the name clients ask for.
-        backend: "embedded", or "tensorflow_model_server", which turns this process into that binary.
+        backend: "embedded", or "tensorflow_model_server", which turns this process into that binary. It gets `folder`,
+            `port`, `rest_port`, `model_name` and `op_threads`; other settings are refused, and it joins no rows.
         on_ready: told the address once requests are answered; the binary says so itself.
         op_threads: threads that share one operation, at least 1; default: as many as there are cores. One is best
             where several searches go on at once (requests side by side, or the parts of a recipe's `decode.parts`)
@@ -239,6 +236,9 @@ def serve(
     where = None if folder is None else Path(folder)
     check_server(where, port, host, backend)
     if backend == BINARY and where is not None:
+        check_binary(
+            models=models, workers=workers, batching=batching, limits=limits, security=security,
+            poll_seconds=poll_seconds, rest_port=rest_port, log_format=log_format)
         _exec_binary(where, port, model_name, op_threads, rest_port)
     if op_threads is not None:
         try:

@@ -91,6 +91,7 @@ class Security:
 
 
 BATCHING, LIMITS, OPEN = Batching(), Limits(), Security()
+POLL_SECONDS = 2.0  # between looks for new versions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,13 @@
 """What can be wrong with a server's settings, told before TensorFlow, which takes seconds to load."""
 
+import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from serving.errors import ServerError
 from serving.folders import find_versions
+from serving.settings import BATCHING, LIMITS, OPEN, POLL_SECONDS, Batching, Limits, Security, ServedModel
 from tfseq2seq.ports import why_taken
 
 EMBEDDED, BINARY = BACKENDS = ("embedded", "tensorflow_model_server")
@@ -31,6 +34,30 @@ def check_server(folder: Path | None, port: int, host: str, backend: str) -> Non
             "folder, or use the embedded backend.")
     check_port(port)
     refuse_taken(host, port)
+
+
+def check_binary(
+    *, models: Sequence[ServedModel], workers: int | None, batching: Batching | None, limits: Limits,
+    security: Security, poll_seconds: float, rest_port: int | None, log_format: str,
+) -> None:
+    """Raises ValueError where a setting was given that `serve` does not hand on to the binary."""
+    given = [
+        *(["models"] if models else []), *([] if workers is None else ["workers"]),
+        *([] if batching in (None, BATCHING) else ["batching"]), *_given(limits, LIMITS),
+        *_given(security, OPEN), *([] if poll_seconds == POLL_SECONDS else ["poll_seconds"]),
+        *(["rest_port=0"] if rest_port == 0 else []), *([] if log_format == "none" else ["log_format"])]
+    if "token" in given:
+        given[given.index("token")] = "token (of a file or of TFSEQ2SEQ_TOKEN)"
+    if given:
+        raise ValueError(
+            f"{BINARY} gets the folder, the ports, the name of the model and op_threads from here, nothing else: leave "
+            "the rest out, use the embedded backend, or start the binary with flags of its own, as `tfseq2seq "
+            f"serving-config` writes them. Received: {', '.join(given)}.")
+
+
+def _given(settings: Limits | Security, default: Limits | Security) -> list[str]:
+    names = [field.name for field in dataclasses.fields(settings)]
+    return [name for name in names if getattr(settings, name) != getattr(default, name)]
 
 
 def check_port(port: int) -> None:

@@ -136,7 +136,7 @@ ARROWS = {
         "serving.checksums", "serving.folders", "serving.replay", "serving.servables", "serving.signatures"],
     "serving.tensorflow_serving": [],
     "serving.tensorflow_serving.settings": ["serving.folders", "tfseq2seq.files"],
-    "serving.starting": ["serving.errors", "serving.folders", "tfseq2seq.ports"],
+    "serving.starting": ["serving.errors", "serving.folders", "serving.settings", "tfseq2seq.ports"],
     # The embedded server, from the model to the ports.
     "serving.errors": [],
     "serving.settings": [],
@@ -149,16 +149,19 @@ ARROWS = {
         "serving.errors", "serving.folders", "serving.settings", "serving.signatures", "serving.versions"],
     "serving.records": ["serving.answers"],
     "serving.security": ["serving.errors", "serving.settings"],
-    "serving.grpc_services": ["serving.answers", "serving.errors", "serving.records", "serving.workers"],
+    "serving.health": [],
+    "serving.grpc_services": [
+        "serving.answers", "serving.errors", "serving.health", "serving.records", "serving.workers"],
+    "serving.grpc_server": ["serving.grpc_services"],
     "serving.json_tensors": ["serving.errors"],
     "serving.http_server": [],
     "serving.rest": [
         "serving.answers", "serving.errors", "serving.http_server", "serving.json_tensors", "serving.records",
         "serving.settings", "serving.workers"],
     "serving.server": [
-        "serving.answers", "serving.batching", "serving.errors", "serving.folders", "serving.grpc_services",
-        "serving.http_server", "serving.records", "serving.rest", "serving.security", "serving.settings",
-        "serving.signatures", "serving.starting", "serving.versions", "serving.workers"],
+        "serving.answers", "serving.batching", "serving.errors", "serving.folders", "serving.grpc_server",
+        "serving.grpc_services", "serving.http_server", "serving.records", "serving.rest", "serving.security",
+        "serving.settings", "serving.signatures", "serving.starting", "serving.versions", "serving.workers"],
     "serving.export": [
         *LIBRARY,
         "tfseq2seq.generation",

@@ -265,7 +265,7 @@ def test_threads_end_with_the_server(small):
     with EmbeddedServer(small, rest_port=0) as server, grpc.insecure_channel(server.address) as channel:
         health_of(channel, "")
         started = {each for each in threading.enumerate() if each.name.startswith("serving")} - before
-        assert {each.name for each in started} >= {"serving-versions", "serving-rest", "serving-quick_0"}
+        assert {each.name for each in started} >= {"serving-versions", "serving-rest", "serving-grpc"}
     for thread in started:
         thread.join(30)
     assert not any(thread.is_alive() for thread in started)

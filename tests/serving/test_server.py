@@ -26,6 +26,7 @@ from serving import servables
 from serving.client import Client, VersionStatus
 from serving.errors import ServerError
 from serving.server import EmbeddedServer, serve
+from serving.settings import Batching, Limits, Security, ServedModel
 
 MODEL = "tfseq2seq"
 CODE = grpc.StatusCode
@@ -377,20 +378,49 @@ def test_stop_waits_for_the_answer_under_way_and_frees_the_port(exported, monkey
     again.stop()
 
 
-def test_the_binary_is_started_in_this_process_with_the_folder(exported, tmp_path, monkeypatch):
-    binary = tmp_path / "tensorflow_model_server"
-    binary.write_text("#!/bin/sh\n")
-    binary.chmod(0o755)
-    started = []
+@pytest.fixture
+def binary(tmp_path, monkeypatch):
+    """Its path, and the arguments that it was started with."""
+    path, started = tmp_path / "tensorflow_model_server", []
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments) or sys.exit(0))
+    return path, started
+
+
+BINARY = {"host": "0.0.0.0", "backend": "tensorflow_model_server"}
+
+
+def test_the_binary_is_started_in_this_process_with_the_folder(exported, binary):
     with pytest.raises(SystemExit):
-        serve(exported, port=9000, host="0.0.0.0", backend="tensorflow_model_server", op_threads=1)
-    path, arguments = started[0]
-    assert path == str(binary)
+        serve(exported, port=9000, op_threads=1, **BINARY)
+    path, arguments = binary[1][0]
+    assert path == str(binary[0])
     assert {
         "--port=9000", f"--model_base_path={exported}", f"--model_name={MODEL}", "--tensorflow_intra_op_parallelism=1",
         "--xla_cpu_compilation_enabled=true"} <= set(arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "received"),
+    [
+        ({"security": Security(certificate="a.pem", key="a.key", client_ca="b.pem")}, "certificate, key, client_ca."),
+        ({"security": Security(token="a secret")}, "token (of a file or of TFSEQ2SEQ_TOKEN)."),
+        ({"batching": Batching(max_batch_size=8)}, "batching."),
+        ({"limits": Limits(max_rows=5, grace=1.0)}, "max_rows, grace."),
+        ({"workers": 3, "poll_seconds": 0.0, "log_format": "json"}, "workers, poll_seconds, log_format."),
+        ({"rest_port": 0}, "rest_port=0."),
+        ({"models": [ServedModel(name="a", folder="b")]}, "models."),
+    ],
+)
+def test_the_binary_is_not_started_without_a_setting_that_was_given(exported, binary, settings, received):
+    with pytest.raises(ValueError, match="gets the folder, the ports, .* serving-config") as caught:
+        serve(exported, port=9000, **BINARY, **settings)
+    assert str(caught.value).endswith(f"Received: {received}") and "secret" not in str(caught.value)
+    assert not binary[1]
+    with pytest.raises(SystemExit):
+        serve(exported, port=9000, rest_port=9001, batching=None, **BINARY)
 
 
 def test_threads_of_an_operation_are_set_before_a_model_is_loaded(exported, monkeypatch):
