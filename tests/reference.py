@@ -89,6 +89,68 @@ def textbook_beam(
     return sorted(ranked, key=lambda item: -item[0]), closest
 
 
+def shared_beam(log_probabilities, vocabulary_size, beam_size, alpha, max_length, end_length=1, coverage=None):
+    """Beam search in one list: what is finished stays in it among the others, as in TensorFlow's BeamSearchDecoder.
+
+    Args:
+        end_length: how many tokens the end counts as; one less at the step at which it comes.
+        coverage: what is added to the score of tokens that are finished, from the step after their last one on.
+    Returns:
+        As `textbook_beam`.
+    """
+    words = [UNK, *range(EOS + 1, vocabulary_size)]
+    beams, closest = [(0.0, [])], np.inf
+    for length in range(1, max_length + 1):
+        candidates = []
+        for total, tokens in beams:
+            if tokens[-1:] == [EOS]:
+                score = total / penalty(len(tokens) - 1 + end_length, alpha)
+                candidates.append((score + (coverage(tokens) if coverage else 0), total, tokens))
+                continue
+            row = log_probabilities([BOS, *tokens])
+            candidates.append((
+                (total + row[EOS]) / penalty(length - 2 + end_length, alpha), total + row[EOS], [*tokens, EOS]))
+            candidates += [
+                ((total + row[word]) / penalty(length, alpha), total + row[word], [*tokens, word])
+                for word in words if length < max_length]
+        closest = min(closest, gap([rank for rank, _, _ in candidates], beam_size))
+        beams = [each[1:] for each in sorted(candidates, key=lambda item: -item[0])[:beam_size]]
+        if all(tokens[-1] == EOS for _, tokens in beams):
+            break
+    ranked = [
+        (total / penalty(len(tokens) - 1 + end_length, alpha) + (coverage(tokens) if coverage else 0), total, tokens)
+        for total, tokens in beams]
+    closest = min(closest, gap([score for score, _, _ in ranked], beam_size))
+    return sorted(ranked, key=lambda item: -item[0]), closest
+
+
+def narrow_beam(log_probabilities, vocabulary_size, beam_size, alpha, max_length, wanted, end_length=1):
+    """Beam search whose ends take places among the K best for a step, up to a best one that is an end (OpenNMT-py's).
+
+    Args:
+        wanted: answers that must have ended.
+        end_length: how many tokens the end counts as.
+    Returns:
+        As `textbook_beam`.
+    """
+    words = [UNK, EOS, *range(EOS + 1, vocabulary_size)]
+    live, finished, closest, topped = [(0.0, [])], [], np.inf, False
+    for length in range(1, max_length + 1):
+        candidates = [
+            (total + log_probabilities([BOS, *tokens])[word], [*tokens, word]) for total, tokens in live
+            for word in (words if length < max_length else [EOS])]
+        closest = min(closest, *(gap([total for total, _ in candidates], number) for number in (1, beam_size)))
+        best = sorted(candidates, key=lambda item: -item[0])[:beam_size]
+        finished += [each for each in best if each[1][-1] == EOS]
+        live = [each for each in best if each[1][-1] != EOS]
+        topped = topped or best[0][1][-1] == EOS
+        if topped and len(finished) >= wanted or not live:
+            break
+    ranked = [(total / penalty(len(tokens) - 1 + end_length, alpha), total, tokens) for total, tokens in finished]
+    closest = min(closest, gap([score for score, _, _ in ranked], wanted))
+    return sorted(ranked, key=lambda item: -item[0]), closest
+
+
 def diverse_beam(log_probabilities, vocabulary_size, groups, beam_size, strength, alpha, max_length):
     """Diverse beam search, one group after the other at each step (Vijayakumar et al., 2018, algorithm 1).
 

@@ -22,7 +22,7 @@ from tfseq2seq.layers.padding import RealSteps
 from tfseq2seq.layers.product import using, widen_all
 from tfseq2seq.layers.transformer import TransformerStack
 from tfseq2seq.losses import alignment_cross_entropy, coverage_loss, ctc_loss, symmetric_divergence
-from tfseq2seq.structures import PAD, UNK
+from tfseq2seq.structures import EOS, PAD, UNK
 from tfseq2seq.teacher_forcing import TeacherForcing, decode_in_steps, decode_in_two_passes
 
 
@@ -135,7 +135,8 @@ class Seq2Seq(keras.Model):
 
     def encode(self, source, training=False):
         """[B, S] int32 source ids, or [B, S, F + 1] features, to EncoderOutput."""
-        encoded = self.encoder.read(source, self.embed_source, training)
+        read = source if self.config.source_end else tf.where(source == EOS, PAD, source)
+        encoded = self.encoder.read(read, self.embed_source, training)
         return encoded if self.copier is None else encoded._replace(source=source)
 
     def embed_source(self, ids):

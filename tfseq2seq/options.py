@@ -110,8 +110,9 @@ class SearchOptions:
         found: dict[str, Any] = {
             "vocabulary_size": self.vocabulary_size, "beam_size": beam_size,
             "length_penalty": self._row(requested, "length_penalty", decode.length_penalty),
-            "length_penalty_kind": decode.length_penalty_kind, "coverage_penalty": decode.coverage_penalty,
-            "max_length": limit, "min_length": least, **self._processors(text, prefix, limit, least)}
+            "length_penalty_kind": decode.length_penalty_kind, "end_length": decode.end_length,
+            "coverage_penalty": decode.coverage_penalty, "max_length": limit, "min_length": least,
+            **self._processors(text, prefix, limit, least)}
         if decode.cut:
             found["count_forced_end"] = False
         if self.before and not decode.count_prefix:

@@ -40,6 +40,11 @@ ENCODERS = {
     "recurrent-rms-norm-attentive": {**RECURRENT, "normalization": "rms", "pooling": "attentive"},
     "recurrent-max": {**RECURRENT, "cell": "gru", "dropout": 0.1, "pooling": "max"},
     "recurrent-merged-states": {**RECURRENT, "units": 8, "merge_states": True},
+    "recurrent-apart-alternating-reset-before-residual": {
+        **RECURRENT, "directions": "apart", "last_states": "alternating", "cell": "gru_reset_before", "residual": True,
+        "residual_layers": 1, "dropout": 0.1},
+    "recurrent-first-layer-both-ways-layer-norm-lstm": {
+        **RECURRENT, "units": 8, "bidirectional_layers": 1, "last_states": "backward", "cell": "layer_norm_lstm"},
     "convolutional-kernel-5-max": {**CONVOLUTIONAL, "kernel_size": 5, "dropout": 0.1, "pooling": "max"},
     "convolutional-attentive": {**CONVOLUTIONAL, "layers": 1, "pooling": "attentive"},
     "transformer-post-norm-rms-norm-gelu-relative-max": {
@@ -71,6 +76,7 @@ DECODERS = {
         **PLAIN, **DROPPED, "kind": "recurrent", "cell": "gru", "residual": True, "normalization": "rms",
         "bridge": "pooled"},
     "recurrent-copy": {**PLAIN, "kind": "recurrent", "bridge": "copy"},
+    "recurrent-first-state-alone": {**PLAIN, "kind": "recurrent", "reads_context": False},
     "attentional-copy": {**ATTENTIONAL, "bridge": "copy"},
     "attentional-additive-gru-residual-layer-norm-pooled": {
         **ATTENTIONAL, "attention": "additive", "cell": "gru", "residual": True, "normalization": "layer",
@@ -86,6 +92,15 @@ DECODERS = {
         **ATTENTIONAL, "attention": "location", "location_width": 3, "input_feeding": True, "dropout": 0.1},
     "attentional-multi-head-input-feeding": {
         **ATTENTIONAL, "attention": "multi_head", "heads": 2, "input_feeding": True, "cell": "gru"},
+    "attentional-scaled-general-linear-copy": {
+        **ATTENTIONAL, "units": 4, "layers": 4, "cell": "gru_reset_before", "bridge": "copy", "input_feeding": True,
+        "attention": "scaled_general", "attentional_units": 6, "attentional_activation": "none",
+        "attentional_bias": True},
+    "attentional-bottom-previous-context-state": {
+        **ATTENTIONAL, **DROPPED, "cell": "layer_norm_lstm", "bridge": "copy", "input_feeding": True,
+        "attention": "additive", "attention_units": 6, "attention_bias": True, "attending_layer": "bottom",
+        "upper_context": "current", "attentional_vector": "context", "output": "state", "residual": True,
+        "residual_layers": 1},
     "transformer-post-norm-gelu-rotary": {
         **TRANSFORMER, "norm": "post", "activation": "gelu", "positions": "rotary", "dropout": 0.1},
     "transformer-rms-norm-gated-relative": {
@@ -120,6 +135,9 @@ PAIRS = [
     "recurrent-merged-states+attentional-copy",
     "recurrent+attentional-scaled-dot-dense+source_target",
     "recurrent+attentional-normed-additive-input-feeding+all",
+    "recurrent-apart-alternating-reset-before-residual+attentional-scaled-general-linear-copy",
+    "recurrent-first-layer-both-ways-layer-norm-lstm+attentional-bottom-previous-context-state",
+    "recurrent+recurrent-first-state-alone",
     "convolutional-kernel-5-max+recurrent+target_output",
     "convolutional-attentive+recurrent-gru-residual-rms-norm-pooled",
     "transformer-post-norm-rms-norm-gelu-relative-max+transformer-post-norm-gelu-rotary",

@@ -107,6 +107,67 @@ def test_attentional_is_the_papers_formula(input_feeding, output_units):
             np.testing.assert_array_equal(weights[row, t][len(memory):], 0.0)
 
 
+@pytest.mark.parametrize("upper_context", ["previous", "current"])
+def test_the_bottom_layer_attends_for_all_layers_above_it(upper_context):
+    """h0 = LSTM([x; c[t-1]]), c[t] = attention(h0), hi = LSTM([h(i-1); c]) + h(i-1) at the top, which is shown."""
+    decoder = prepared(AttentionalDecoder(
+        "scaled_general", input_feeding=True, units=UNITS, layers=3, attending_layer="bottom",
+        upper_context=upper_context, attentional_vector="context", output="state", residual=True, residual_layers=1))
+    outputs, weights = write(decoder)
+    memory, states = MEMORY[0], first_states(decoder, 0)
+    keys = memory @ decoder.attention.key_projection.kernel.numpy() * decoder.attention.scale.numpy()
+    context = np.zeros(UNITS)
+    for t in range(5):
+        states[0] = twins.lstm_step(decoder.cells[0], np.concatenate([INPUTS[0, t], context]), states[0])
+        hidden, before = states[0][0], context
+        expected_weights = twins.softmax(keys @ hidden)
+        context = expected_weights @ memory
+        for i in (1, 2):
+            beside = before if upper_context == "previous" else context
+            states[i] = twins.lstm_step(decoder.cells[i], np.concatenate([hidden, beside]), states[i])
+            hidden = states[i][0] + (hidden if i == 2 else 0)
+        np.testing.assert_allclose(outputs[0, t], hidden, atol=1e-5)
+        np.testing.assert_allclose(weights[0, t], expected_weights, atol=1e-5)
+    assert decoder.combine is None and decoder.output_units == UNITS
+
+
+@pytest.mark.parametrize("output", ["attention", "state"])
+def test_the_attentional_vector_may_be_linear_of_another_width_and_fed_alone(output):
+    """a[t] = W [c[t]; h[t]] + b, additive attention with a bias in a space of its own."""
+    decoder = prepared(AttentionalDecoder(
+        "additive", attention_units=7, attention_bias=True, input_feeding=True, units=UNITS, attentional_units=3,
+        attentional_activation="none", attentional_bias=True, output=output))
+    outputs, _ = write(decoder)
+    attention, vector = decoder.attention, np.zeros(3)
+    keys, (state,) = MEMORY[0] @ attention.key_projection.kernel.numpy(), first_states(decoder, 0)
+    for t in range(5):
+        state = twins.lstm_step(decoder.cells[0], np.concatenate([INPUTS[0, t], vector]), state)
+        hidden = np.tanh(keys + twins.linear(attention.query_projection, state[0]))
+        context = twins.softmax(hidden @ attention.score_vector.numpy()) @ MEMORY[0]
+        vector = twins.linear(decoder.combine, np.concatenate([context, state[0]]))
+        np.testing.assert_allclose(outputs[0, t], vector if output == "attention" else state[0], atol=1e-5)
+
+
+def test_without_a_context_the_source_is_the_first_state_alone():
+    decoder = prepared(RecurrentDecoder(units=UNITS, reads_context=False))
+    outputs, _ = write(decoder)
+    (state,) = first_states(decoder, 0)
+    for t in range(5):
+        state = twins.lstm_step(decoder.cells[0], INPUTS[0, t], state)
+        np.testing.assert_allclose(outputs[0, t], state[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"attending_layer": "bottom"}, "needs input_feeding .* attending_layer='bottom'"),
+    ({"output": "state"}, "needs input_feeding .* output='state'"),
+    ({"attentional_units": 3, "output_units": 5, "output": "state", "input_feeding": True}, "an output 5 wide"),
+    ({"attentional_activation": "relu"}, "attentional_activation to be one of tanh, none"),
+])
+def test_options_of_the_attentional_decoder_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        AttentionalDecoder(units=UNITS, **options)
+
+
 @pytest.mark.parametrize("kind", sorted(ATTENTIONS))
 def test_every_attention_gives_the_same_in_one_go_and_step_by_step(kind):
     decoder = prepared(AttentionalDecoder(kind, heads=2, units=UNITS))

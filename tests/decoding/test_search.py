@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests import reference
 from tests.decoding.machine import (
+    CYCLE,
     NOISE,
     SOURCES,
     STEPS,
@@ -28,6 +29,28 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 def tokens_of(row, length):
     return row[:length].tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+@pytest.mark.parametrize("options", [
+    {"length_penalty": 0.0, "num_hypotheses": 1}, {"length_penalty": 0.6, "max_length": 9, "end_length": 2}], ids=str)
+def test_ends_may_take_places_for_a_step_until_the_best_is_one(options, seed):
+    options = {**BEAM, **options, "finish": "narrow", "stop": "top"}
+    table, wanted = random_table(seed), options["num_hypotheses"]
+    found = answers(table, **options)
+    for b in range(SOURCES):
+        expected, closest = reference.narrow_beam(
+            log_probabilities_of(table, b), VOCABULARY, 3, options["length_penalty"], options["max_length"], wanted,
+            options.get("end_length", 1))
+        assume(closest > NOISE and len(expected) >= wanted)
+        assert_close(found.scores[b], [item[0] for item in expected[:wanted]])
+        assert [tokens_of(*pair) for pair in zip(found.tokens[b], found.lengths[b])] == [
+            item[2] for item in expected[:wanted]]
+
+
+def all_real(_):
+    return {"source_mask": tf.ones([SOURCES, CYCLE], tf.bool)}
 
 
 def textbook(table, source, options):
@@ -57,6 +80,27 @@ def test_a_returned_score_is_that_of_the_returned_tokens(seed):
         assert (attention[b, h, len(found) :] == 0).all()
         assert_close(gains[b, h, : len(found)], each)
         assert (gains[b, h, len(found) :] == 0).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+@pytest.mark.parametrize("options", [
+    {"length_penalty": 0.0}, {"length_penalty": 0.6, "max_length": 9}, {"length_penalty": 1.5, "end_length": 2},
+    {"length_penalty": 0.6, "coverage_penalty": 0.3},
+], ids=str)
+def test_finished_and_live_hypotheses_may_share_the_beam(options, seed):
+    options = {**BEAM, **options, "finish": "shared"}
+    beta, table = options.get("coverage_penalty", 0.0), random_table(seed)
+    found = answers(table, all_real if beta else None, **options)
+    for b in range(SOURCES):
+        expected, closest = reference.shared_beam(
+            log_probabilities_of(table, b), VOCABULARY, 3, options["length_penalty"], options["max_length"],
+            options.get("end_length", 1),
+            lambda tokens: beta * reference.coverage_penalty(attention_of(tokens)))
+        assume(closest > NOISE)
+        assert_close(found.scores[b], [item[0] for item in expected])
+        assert_close(found.log_probabilities[b], [item[1] for item in expected])
+        assert [tokens_of(*pair) for pair in zip(found.tokens[b], found.lengths[b])] == [item[2] for item in expected]
 
 
 @settings(max_examples=40, deadline=None)

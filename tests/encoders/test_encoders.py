@@ -83,6 +83,40 @@ def test_one_linear_layer_merges_both_directions_of_h_and_of_c():
     assert len(encoder.weights) == 2 * 2 * 3 + 2
 
 
+def test_directions_apart_are_two_stacks_whose_states_alternate():
+    encoder = prepared(RecurrentEncoder(
+        units=6, layers=2, directions="apart", last_states="alternating", residual=True, residual_layers=1))
+    output = read(encoder)
+    assert [[part.shape[-1] for part in state] for state in output.final_state] == [[6, 6]] * 4
+    for row in (0, 1):
+        joined = []
+        for way, cells in enumerate((encoder.forward, encoder.backward)):
+            hidden = SOURCE[row, MASK[row]].astype(float)[:: 1 - 2 * way]
+            for i, cell in enumerate(cells):
+                last = run_lstm(cell, hidden, last=True)
+                for part in (0, 1):
+                    np.testing.assert_allclose(output.final_state[2 * i + way][part][row], last[part], atol=1e-5)
+                # Both layers are as wide as their inputs; the lower one is joined to nothing.
+                hidden = run_lstm(cell, hidden) + (hidden if i else 0)
+            joined.append(hidden[:: 1 - 2 * way])
+        np.testing.assert_allclose(output.memory[row, : len(hidden)], np.concatenate(joined, -1), atol=1e-5)
+    np.testing.assert_array_equal(output.context, output.final_state[-1][0])
+
+
+def test_the_lowest_layer_alone_may_read_both_ways():
+    encoder = prepared(RecurrentEncoder(units=4, layers=3, bidirectional_layers=1, last_states="backward"))
+    output, hidden = read(encoder), SOURCE[0].astype(float)
+    assert (encoder.output_units, len(encoder.backward)) == (4, 1)
+    for i, cell in enumerate([encoder.backward[0], *encoder.forward[1:]]):
+        seen = hidden[::-1] if i == 0 else hidden
+        for part, expected in zip(output.final_state[i], run_lstm(cell, seen, last=True), strict=True):
+            np.testing.assert_allclose(part[0], expected, atol=1e-5)
+        hidden = run_lstm(encoder.forward[i], hidden)
+        if i == 0:
+            hidden = np.concatenate([hidden, run_lstm(cell, seen)[::-1]], -1)
+    np.testing.assert_allclose(output.memory[0], hidden, atol=1e-5)
+
+
 @pytest.mark.parametrize("cell, parts", [("lstm", 2), ("gru", 1)])
 @pytest.mark.parametrize("bidirectional, width", [(True, 8), (False, 4)])
 def test_recurrent_last_states_are_one_tuple_a_layer(cell, parts, bidirectional, width):

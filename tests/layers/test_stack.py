@@ -69,8 +69,8 @@ def test_noises_are_one_mask_a_layer_and_one_for_the_end():
 
 
 def test_config_makes_the_same_layer():
-    stack = Stack(2, True, "rms", 0.25, True)
+    stack = Stack(2, True, "rms", 0.25, True, 1)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(stack))
     assert again.get_config() == stack.get_config()
     assert again.settings() == {
-        "residual": True, "normalization": "rms", "dropout": 0.25, "dropout_per_sequence": True}
+        "residual": True, "residual_layers": 1, "normalization": "rms", "dropout": 0.25, "dropout_per_sequence": True}

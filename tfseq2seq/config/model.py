@@ -18,6 +18,7 @@ class Model(Table):
     # embedding_units wide.
     source: Literal["tokens", "features"] = "tokens"
     project_features: bool = True  # False: the encoder reads frames as they are
+    source_end: bool = True  # whether the encoder reads the end token of a source
     ctc: bool = False  # a linear layer that says the target from the memory alone, for train.ctc_weight
     embedding_units: PositiveInt = 256
     # "source_target" one table for both inputs; "target_output" target table = output matrix; "all" both of it.
@@ -68,6 +69,10 @@ class Model(Table):
                 "source = \"features\" has no source embedding to share and is one source: set share_embeddings to "
                 "\"none\" or \"target_output\", and another encoder than \"parallel\". Received: "
                 f"share_embeddings=\"{self.share_embeddings}\", encoder.kind=\"{encoder.kind}\"")
+        if not self.source_end and (self.source == "features" or encoder.kind == "parallel"):
+            raise ValueError(
+                "source_end = false leaves out the end token of one source of tokens: set it to true for others. "
+                f"Received: source = \"{self.source}\", encoder.kind = \"{encoder.kind}\"")
         if decoder.kind == "attentional" and decoder.attention in ("dot", "scaled_dot"):
             if encoder.output_units != decoder.units:
                 raise ValueError(
@@ -94,7 +99,7 @@ class Model(Table):
                 "decoder.bridge = \"copy\" needs the same cell, layers and width on both sides (a bidirectional "
                 "encoder is twice as wide unless merge_states is set); or use \"dense\". "
                 f"Received: encoder {encoder.state}, decoder {received}")
-        reads_context = decoder.kind == "recurrent" or bridge == "pooled" or (
+        reads_context = getattr(decoder, "reads_context", False) or bridge == "pooled" or (
             bridge == "auto" and encoder.state is None)
         if encoder.pooling == "attentive" and not reads_context:
             raise ValueError(

@@ -67,7 +67,9 @@ class _Network(Table):
 
 
 class _Cells(_Network):
-    cell: Literal["lstm", "gru"] = "lstm"
+    # "gru" resets after the product, as cuDNN; "gru_reset_before" before it (Cho et al., 2014); "layer_norm_lstm"
+    # normalizes each gate (Ba et al., 2016).
+    cell: Literal["lstm", "gru", "gru_reset_before", "layer_norm_lstm"] = "lstm"
     layers: PositiveInt = 1
     units: PositiveInt = 256  # of each direction
     normalization: Literal["none", "layer", "rms"] = "none"  # of each layer's output
@@ -77,6 +79,7 @@ class _Cells(_Network):
 
 class _Recurrent(_Cells):
     residual: bool = False  # each layer of equal width adds its input to its output (Wu et al., 2016, section 3.1)
+    residual_layers: NonNegativeInt | None = None  # how many of the highest layers do so; default: all
 
 
 class RecurrentEncoder(_Recurrent):
@@ -85,21 +88,44 @@ class RecurrentEncoder(_Recurrent):
     family = "recurrent encoder"
     kind: Literal["recurrent"] = "recurrent"
     bidirectional: bool = True
+    bidirectional_layers: PositiveInt | None = None  # how many of the lowest layers are; default: all
+    # "joined": a layer reads both directions of the one below; "apart": each direction is a stack of its own.
+    directions: Literal["joined", "apart"] = "joined"
+    # What the decoder is given of a layer in both directions: "both" side by side, as two layers "alternating", or the
+    # "backward" one alone.
+    last_states: Literal["both", "alternating", "backward"] = "both"
     merge_states: bool = False  # one linear layer makes the two directions' last states `units` wide
     pooling: Literal["last", "mean", "max", "attentive"] = "last"  # the fixed context: h_T, or pooled outputs
 
     @property
     def output_units(self) -> int:
         """Width of the memory."""
-        return self.units * (2 if self.bidirectional else 1)
+        return self.units * (2 if self._num_backward == self.layers else 1)
+
+    @property
+    def _num_backward(self) -> int:
+        return min(self.layers, self.bidirectional_layers or self.layers) if self.bidirectional else 0
 
     @property
     def state(self) -> tuple[str, int, int] | None:
-        """Cell, layers and width of the last state, which a decoder may copy."""
-        return (self.cell, self.layers, self.units if self.merge_states else self.output_units)
+        """Cell, layers and width of the last state, which a decoder may copy; width 0 where layers have several."""
+        if self.last_states == "alternating":
+            return self.cell, self.layers + self._num_backward, self.units
+        if self.last_states == "backward" or self.merge_states:
+            return self.cell, self.layers, self.units
+        return self.cell, self.layers, self.output_units if self._num_backward in (0, self.layers) else 0
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
+        if self.directions == "apart" and (self.normalization != "none" or self._num_backward < self.layers):
+            raise ValueError(
+                "directions = \"apart\" needs all layers bidirectional and normalization = \"none\". Received: "
+                f"{self._num_backward} of {self.layers} layers in both directions, normalization = "
+                f"\"{self.normalization}\"")
+        if self.merge_states and (self.last_states != "both" or 0 < self._num_backward < self.layers):
+            raise ValueError(
+                "merge_states needs last_states = \"both\" and all layers in both directions. Received: last_states = "
+                f"\"{self.last_states}\", {self._num_backward} of {self.layers} layers in both directions")
         if self.merge_states and not self.bidirectional:
             raise ValueError(
                 "merge_states needs two directions: set bidirectional = true, or merge_states = false. "
@@ -331,6 +357,7 @@ class RecurrentDecoder(_RecurrentDecoder):
 
     family = "recurrent decoder"
     kind: Literal["recurrent"] = "recurrent"
+    reads_context: bool = True  # false: the source is the first state alone (Sutskever et al., 2014)
 
 
 class AttentionalDecoder(_RecurrentDecoder):
@@ -339,11 +366,22 @@ class AttentionalDecoder(_RecurrentDecoder):
     family = "recurrent decoder"
     kind: Literal["attentional"] = "attentional"
     attention: Literal[
-        "additive", "normed_additive", "dot", "scaled_dot", "general", "concat", "multi_head", "location",
-        "coverage"] = "general"
+        "additive", "normed_additive", "dot", "scaled_dot", "general", "scaled_general", "concat", "multi_head",
+        "location", "coverage"] = "general"
+    attention_units: PositiveInt | None = None  # of additive ones: width where both meet; default: units
+    attention_bias: bool = False  # of additive and concat: a bias there
     heads: PositiveInt = 4  # of multi_head
     location_width: PositiveInt = 31  # of location: steps of the memory that a filter over the last weights sees, odd
     input_feeding: bool = False  # Luong et al., 2015, section 3.3; costs a loop over target steps
+    # Which layer's state looks at the source; all layers above "bottom" read the context too (Wu et al., 2016).
+    attending_layer: Literal["top", "bottom"] = "top"
+    upper_context: Literal["previous", "current"] = "previous"  # of "bottom": the step's whose context they read
+    # What is fed, and shown to the output layer: W [context; state], or the context alone.
+    attentional_vector: Literal["combined", "context"] = "combined"
+    attentional_units: PositiveInt | None = None  # width of "combined"; default: units
+    attentional_activation: Literal["tanh", "none"] = "tanh"  # of "combined"
+    attentional_bias: bool = False  # of "combined"
+    output: Literal["attention", "state"] = "attention"  # what the output layer sees: that vector, or the top state
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -351,6 +389,14 @@ class AttentionalDecoder(_RecurrentDecoder):
             raise ValueError(
                 "attention = \"multi_head\" needs units that are a multiple of heads. "
                 f"Received: units={self.units}, heads={self.heads}")
+        if self.attention_bias and self.attention not in ("additive", "concat"):
+            raise ValueError(
+                "attention_bias belongs to attention = \"additive\" and \"concat\". "
+                f"Received: attention = \"{self.attention}\"")
+        if not self.input_feeding and (self.attending_layer == "bottom" or self.output == "state"):
+            raise ValueError(
+                "attending_layer = \"bottom\" and output = \"state\" need input_feeding = true. Received: "
+                f"attending_layer = \"{self.attending_layer}\", output = \"{self.output}\"")
         if self.location_width % 2 == 0:
             raise ValueError(
                 f"location_width must be odd, so that it has a middle. Received: location_width={self.location_width}")

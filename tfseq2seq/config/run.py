@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tfseq2seq.config.audio import Audio, SpecAugment
 from tfseq2seq.config.model import Model, longest, shortens
-from tfseq2seq.config.table import NonNegative, PositiveInt, Rate, Table
+from tfseq2seq.config.table import NonNegative, NonNegativeInt, PositiveInt, Rate, Table
 
 
 class Tokenizer(Table):
@@ -203,8 +203,11 @@ class Decode(Table):
     min_length_ratio: Annotated[float, Field(gt=0)] | None = None  # target tokens for each source token, at least
     num_groups: PositiveInt = 1  # diverse groups of beams (Vijayakumar et al., 2018); divides beam_size
     diversity_strength: NonNegative = 0.5  # what a token loses for each group before that took it, in nats
-    finish: Literal["all", "best"] = "all"  # which live hypotheses may end at a step, see docs/decoding.md
-    stop: Literal["bound", "current", "first"] = "bound"  # when the search for a source ends; "bound" loses nothing
+    # Which live hypotheses may end at a step, and which go on, see docs/decoding.md.
+    finish: Literal["all", "best", "narrow", "shared"] = "all"
+    end_length: NonNegativeInt = 1  # how many tokens the end token counts as in the length penalty
+    # When the search for a source ends; "bound" loses nothing.
+    stop: Literal["bound", "current", "first", "top"] = "bound"
     # Finished hypotheses of a group that `stop` waits for; default: those wanted, or without "bound" as many as beams.
     wait_for: PositiveInt | None = None
     temperature: NonNegative = 1.0  # of "sample"; 0 takes the likeliest token
@@ -255,6 +258,10 @@ class Decode(Table):
             raise ValueError(
                 "num_groups belongs to method = \"beam\": draws are independent of each other. "
                 f"Received: num_groups={self.num_groups}")
+        if self.finish == "shared" and (self.num_groups > 1 or self.stop != "bound" or self.wait_for is not None):
+            raise ValueError(
+                "finish = \"shared\" ends when all places are finished: leave out num_groups, stop and wait_for. "
+                f"Received: num_groups={self.num_groups}, stop=\"{self.stop}\", wait_for={self.wait_for}")
         if self.method == "sample" and (self.finish, self.stop, self.wait_for) != ("all", "bound", None):
             raise ValueError(
                 "finish, stop and wait_for belong to method = \"beam\": each draw ends by itself. "

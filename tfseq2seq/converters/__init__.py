@@ -1,10 +1,16 @@
 """Models of other systems become runs of ours: one file or package a system, each little more than a table of names."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tfseq2seq.converters.addons import read_addons
 from tfseq2seq.converters.base import Conversion, replay, write_run
+from tfseq2seq.converters.eole import read_eole
+from tfseq2seq.converters.opennmt_py import read_opennmt_py
+from tfseq2seq.converters.opennmt_tf import read_opennmt_tf
+from tfseq2seq.converters.tensorflow_nmt import read_nmt
 from tfseq2seq.converters.transformers import read_transformers
 from tfseq2seq.converters.weights import ConversionError
 
@@ -13,6 +19,11 @@ __all__ = ["SYSTEMS", "Conversion", "ConversionError", "convert", "replay", "wri
 # System -> what reads a path of its, with the options that a user gave.
 SYSTEMS: dict[str, Callable[..., Conversion]] = {
     "transformers": read_transformers,
+    "nmt": read_nmt,
+    "opennmt_tf": read_opennmt_tf,
+    "addons": read_addons,
+    "opennmt_py": read_opennmt_py,
+    "eole": read_eole,
 }
 
 
@@ -28,7 +39,13 @@ def convert(system: str, path: str, **options: Any) -> Conversion:
     """
     if system not in SYSTEMS:
         raise ConversionError(f"import knows the systems {', '.join(SYSTEMS)}. Received: {system!r}.")
-    return SYSTEMS[system](path, **{name: value for name, value in options.items() if value is not None})
+    read, given = SYSTEMS[system], {name: value for name, value in options.items() if value is not None}
+    known = inspect.signature(read).parameters
+    for name, value in given.items():
+        if name not in known:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConversionError(f"import {system} takes no {flag}: leave it out. Received: {value!r}.")
+    return read(path, **given)
 
 
 def import_model(system: str, path: str, output: Path, **options: Any) -> Conversion:

@@ -111,6 +111,17 @@ def read_weights(folder: Path) -> Weights:
     return Weights(_Lazy(files), str(folder))
 
 
+def read_files(paths: Iterable[Path], where: str) -> Weights:
+    """The weights of several safetensors files together. Raises as `read_weights`, and where two hold the same name."""
+    files = dict[str, Path]()
+    for path in paths:
+        for name in _names(path):
+            if name in files:
+                raise ConversionError(f"{path}: holds the weight {name}, which {files[name].name} holds too.")
+            files[name] = path
+    return Weights(_Lazy(files), where)
+
+
 def _files_of_index(folder: Path) -> dict[str, Path]:
     path = folder / INDEX
     try:

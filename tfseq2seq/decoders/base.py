@@ -3,7 +3,7 @@
 
 from tfseq2seq.layers.base import Layer
 from tfseq2seq.layers.bridge import Bridge
-from tfseq2seq.layers.recurrent import CELLS
+from tfseq2seq.layers.recurrent_variants import CELLS
 from tfseq2seq.layers.stack import Stack
 
 
@@ -13,25 +13,27 @@ class StackedDecoder(Layer):
     Works on vectors: the embedding before and the output layer after belong to the model.
 
     Args:
-        cell: "lstm" or "gru".
+        cell: A name of `layers.recurrent_variants.CELLS`.
         layers: Number of layers, at least 1.
         units: Width of each layer.
-        residual, normalization, dropout, dropout_per_sequence: See `Stack`; the last dropout is on the output.
+        residual, residual_layers, normalization, dropout, dropout_per_sequence: See `Stack`; the last dropout is on the
+            output.
         bridge: "auto", "dense", "copy", "pooled" or "zero", see `Bridge`.
         output_units: Width of the output; the default is the subclass's.
     """
 
     def __init__(
         self, cell="lstm", layers=1, units=512, residual=False, normalization="none", dropout=0.0,
-        dropout_per_sequence=False, bridge="auto", output_units=None, **kwargs,
+        dropout_per_sequence=False, residual_layers=None, bridge="auto", output_units=None, **kwargs,
     ):
         super().__init__(**kwargs)
         self.cell, self.layers, self.units = cell, layers, units
         self.bridge_kind, self.output_units = bridge, output_units
         policy = self.dtype_policy
         self.cells = [CELLS[cell](units, name=f"cell_{i}", dtype=policy) for i in range(layers)]
-        self.stack = Stack(layers, residual, normalization, dropout, dropout_per_sequence, dtype=policy)
-        parts = 2 if cell == "lstm" else 1
+        self.stack = Stack(
+            layers, residual, normalization, dropout, dropout_per_sequence, residual_layers, dtype=policy)
+        parts = CELLS[cell].num_states
         self.bridge = Bridge(bridge, [(units,) * parts] * layers, dtype=policy)
         self.built = True  # the parts build themselves when they are first used
 
@@ -56,11 +58,15 @@ class StackedDecoder(Layer):
     def run_step(self, hidden, state, training, noises):
         """The stack at one step: [N, X] to [N, units], and the next state."""
         next_state = []
-        for i, cell in enumerate(self.cells):
-            output, cell_state = cell.step(self.stack.before(i, hidden, training, noises[i]), state[i])
-            hidden = self.stack.after(i, hidden, output)
+        for i in range(self.layers):
+            hidden, cell_state = self.run_layer(i, hidden, hidden, state[i], training, noises)
             next_state.append(cell_state)
         return hidden, tuple(next_state)
+
+    def run_layer(self, i, hidden, inputs, state, training, noises):
+        """One layer at one step: what comes out of it beside `hidden`, given what it reads; and its next state."""
+        output, state = self.cells[i].step(self.stack.before(i, inputs, training, noises[i]), state)
+        return self.stack.after(i, hidden, output), state
 
     def get_config(self):
         return {

@@ -17,8 +17,12 @@ class RecurrentDecoder(StackedDecoder):
 
     There is no attention: long sources do not fit into c (Cho et al., 2014, arXiv:1409.1259, section 4.2).
 
+    Without `reads_context` the source is its first state alone: s[t] = RNN(x[t], s[t-1]), o[t] = s[t] (Sutskever et
+    al., 2014, arXiv:1409.3215).
+
     Args:
-        output_units: Width of o[t]; default units + X + C, nothing in between.
+        reads_context: Whether the context goes in at every step.
+        output_units: Width of o[t]; default units + X + C, or units, nothing in between.
         All others: See `StackedDecoder`.
     Call arguments:
         inputs: [B, T, X] float, embedded target, BOS first.
@@ -30,10 +34,12 @@ class RecurrentDecoder(StackedDecoder):
         outputs [B, T, output_units] and no weights, [B, T, 0] float32.
     """
 
-    def __init__(self, output_units=None, **kwargs):
-        super().__init__(output_units=output_units, **kwargs)
+    def __init__(self, reads_context=True, units=512, output_units=None, **kwargs):
+        super().__init__(units=units, output_units=output_units or (None if reads_context else units), **kwargs)
+        self.reads_context = reads_context
+        combined = self.output_units is not None and (reads_context or self.output_units != units)
         self.combine = keras.layers.Dense(
-            output_units, activation="tanh", name="combine", dtype=self.dtype_policy) if output_units else None
+            self.output_units, activation="tanh", name="combine", dtype=self.dtype_policy) if combined else None
 
     def start(self, encoded, longest=None):
         """What depends on the source alone.
@@ -45,6 +51,8 @@ class RecurrentDecoder(StackedDecoder):
             The context [B, C] and the RecurrentState before the first step, both of B rows.
         """
         context = tf.cast(encoded.context, self.compute_dtype)
+        if not self.reads_context:
+            context = context[:, :0]
         return context, RecurrentState(self.bridge(encoded.final_state, context), ())
 
     def step(self, inputs, state, memory, training=False, noises=None):
@@ -76,5 +84,8 @@ class RecurrentDecoder(StackedDecoder):
         return output, tf.zeros([tf.shape(inputs)[0], steps, 0])
 
     def _combine(self, hidden, inputs, context):
-        joined = tf.concat([hidden, inputs, context], -1)
+        joined = tf.concat([hidden, inputs, context], -1) if self.reads_context else hidden
         return joined if self.combine is None else self.combine(joined)
+
+    def get_config(self):
+        return {**super().get_config(), "reads_context": self.reads_context}

@@ -17,7 +17,7 @@ from tfseq2seq.decoding.choice import Beam, Groups, Phrases, Sampled, Turn
 from tfseq2seq.decoding.extension import log_sum_exp
 from tfseq2seq.decoding.processors import Past
 from tfseq2seq.decoding.refusals import check
-from tfseq2seq.decoding.results import History, Pool, gather_answers
+from tfseq2seq.decoding.results import History, Pool, gather_answers, share_places
 from tfseq2seq.decoding.scoring import coverage_penalty as coverage_of
 from tfseq2seq.decoding.scoring import length_penalty as penalty_of
 from tfseq2seq.decoding.state import leave, reorder, tile
@@ -37,6 +37,7 @@ class _Loop(NamedTuple):
         memory: nest of [A, ...], what the step function reads of the sources.
         live: [A * G, K] float32, what the search maximizes; -inf where there is no hypothesis.
         truth: [A * G, K] float32, the model's log-probability, or () where it is `live`.
+        topped: [A * G] bool, whether the best extension of a step was an end.
         done: [A * G] bool.
         pool: the finished hypotheses of all B * G searches.
         history: what each step chose, of all B * G searches.
@@ -49,6 +50,7 @@ class _Loop(NamedTuple):
     memory: Any
     live: Any
     truth: Any
+    topped: Any
     done: Any
     pool: Any
     history: Any
@@ -68,8 +70,8 @@ def search(
     step, state, memory=(), *, batch_size, vocabulary_size, beam_size=4, num_hypotheses=1, length_penalty=0.6,
     length_penalty_kind="gnmt", coverage_penalty=0.0, source_mask=None, max_length=100, min_length=1, num_groups=1,
     diversity_strength=0.5, alternatives_at=None, sampling=None, phrases=None, reshapers=(), processors=(),
-    finish="all", stop="bound", wait_for=None, count_forced_end=True, num_uncounted=0, compact=True, longest=None,
-    places=None,
+    finish="all", stop="bound", wait_for=None, end_length=1, count_forced_end=True, num_uncounted=0, compact=True,
+    longest=None, places=None,
 ):
     """Finds the likeliest outputs of a step function.
 
@@ -114,10 +116,16 @@ def search(
             score is then that of the changed distribution, and what they forbid by -inf goes to the other tokens.
         processors: likewise functions that forbid tokens by -inf; they change no probability, and no score.
         finish: "all": every live hypothesis may end at each step; "best": only one whose end is among the K best
-            extensions, ends counted, as in Transformers and CTranslate2.
+            extensions, ends counted, as in Transformers and CTranslate2; "narrow": as "best", and only the extensions
+            among these go on, so that an end leaves its place empty for a step, as in OpenNMT-py; "shared": finished
+            and live ones share the K places, and the search ends when all are finished, as in TensorFlow's
+            BeamSearchDecoder. At the step at which a hypothesis ends it is then ranked without its end token counted,
+            and without a coverage penalty.
         stop: "bound", see above; "current": as "bound" with the penalty of the current length, which is quicker and may
-            miss a better answer; "first": when `wait_for` hypotheses are finished.
+            miss a better answer; "first": when `wait_for` hypotheses are finished; "top": when they are, and the
+            best of all extensions of a step was an end, as in OpenNMT-py.
         wait_for: finished hypotheses of a group that `stop` looks at; default and least H / G, rounded up.
+        end_length: how many tokens the end token counts as in the length penalty, at least 0.
         count_forced_end: whether the length penalty counts the end token that max_length forces; without, an answer of
             max_length is one of a token less that was cut.
         num_uncounted: tokens at the start of each answer that it does not count.
@@ -137,7 +145,7 @@ def search(
     batch_size = tf.convert_to_tensor(batch_size, tf.int32)
     per_group = -(-num_hypotheses // num_groups)
     wait_for = max(wait_for or per_group, per_group)
-    kept = max(per_group, wait_for)
+    kept = beam_size if finish == "shared" else max(per_group, wait_for)
     length_penalty, max_length, min_length = (
         tf.cast(value, dtype) if tf.is_tensor(value) else value
         for value, dtype in ((length_penalty, tf.float32), (max_length, tf.int32), (min_length, tf.int32)))
@@ -168,6 +176,7 @@ def search(
     def penalty_at(length, limit, alpha):
         """What log-probabilities of hypotheses of a length are divided by."""
         counted = length if count_forced_end else tf.minimum(length, limit - 1)
+        counted = counted + end_length - 1
         counted = tf.maximum(counted - num_uncounted, 1) if num_uncounted else counted
         return penalty_of(counted, alpha, length_penalty_kind)
 
@@ -211,6 +220,18 @@ def search(
         before = loop.truth if reshapers else loop.live
 
         alpha = rows_of(sources, length_penalty)
+        rows = _rows_of(loop.active, num_groups) if compact else None
+        pool, over_all = loop.pool, False
+        if finish == "shared":
+            live = tf.where(at_end, -_INFINITY, live)  # what cannot go on takes no place
+            entering = ended / penalty_at(length - 1, limit, alpha)
+            entering = tf.where(ended == -_INFINITY, ended, entering)
+            ranks = live / penalty_of(length, alpha, length_penalty_kind)
+            pool, ended, live = share_places(pool, rows, loop.done, entering, ended, ranks, live)
+            ended_truth, live_truth = (
+                tf.where(part == -_INFINITY, part, truth)
+                for part, truth in ((ended, ended_truth), (live, live_truth)))
+            over_all = tf.reduce_all(live == -_INFINITY, 1)
         scores, coverage = ended / penalty_at(length, limit, alpha), loop.carried.coverage
         scores = tf.where(ended == -_INFINITY, ended, scores)  # a penalty may be infinite
         if coverage_penalty:
@@ -220,13 +241,18 @@ def search(
             real = tf.gather(source_mask, here)[:, None]
             total = tf.reshape(coverage, [-1, beams, tf.shape(coverage)[-1]])
             scores += coverage_penalty * coverage_of(total, real)
-        rows = _rows_of(loop.active, num_groups) if compact else None
-        pool = loop.pool.merge(rows, loop.done, scores, ended_truth, length)
+        pool = pool.merge(rows, loop.done, scores, ended_truth, length)
         done = tf.logical_or(loop.done, over)
+        best_ends = tf.reduce_max(ended, 1) > tf.reduce_max(live, 1)
+        topped = tf.logical_or(loop.topped, best_ends)
         if beams > 1:
             worst = pool.worst(rows, wait_for)
-            if stop == "first":
+            if finish == "shared":
+                enough = over_all
+            elif stop == "first":
                 enough = worst > -_INFINITY
+            elif stop == "top":
+                enough = tf.logical_and(worst > -_INFINITY, topped)
             else:
                 reached = length if stop == "current" else limit
                 best = tf.reduce_max(live, 1)  # steered groups are not in the order of their log-probabilities
@@ -246,8 +272,8 @@ def search(
             leaving = tf.shape(keep)[0] < num_active
             active = tf.gather(active, keep)
             memory = leave(leaving, memory, keep, keep)
-            tokens, live, live_truth, done, places = (
-                _gather_rows(part, keep, num_groups) for part in (tokens, live, live_truth, done, places))
+            tokens, live, live_truth, topped, done, places = (
+                _gather_rows(part, keep, num_groups) for part in (tokens, live, live_truth, topped, done, places))
         flat = tf.reshape(places, [-1])
         if beams > 1:
             carried = reorder(carried, flat)
@@ -264,7 +290,8 @@ def search(
                 for process, of_process in zip(changes, carried.processors, strict=True)),
             choice=choice.advance(carried.choice, tokens, chosen))
         return _Loop(
-            length, active, tokens, carried, memory, live, live_truth if reshapers else (), done, pool, history)
+            length, active, tokens, carried, memory, live, live_truth if reshapers else (), topped, done, pool,
+            history)
 
     def running(*loop):
         loop = _Loop(*loop)
@@ -285,7 +312,8 @@ def search(
         # All hypotheses of a search are alike before the first step: only one may be extended.
         live=tf.tile(tf.constant([[0.0] + [-_INFINITY] * (beams - 1)]), [num_rows, 1]),
         truth=tf.tile(tf.constant([[0.0] + [-_INFINITY] * (beams - 1)]), [num_rows, 1]) if reshapers else (),
-        done=tf.zeros([num_rows], tf.bool), pool=Pool.empty(num_rows, kept), history=History.empty(longest, beams))
+        topped=tf.zeros([num_rows], tf.bool), done=tf.zeros([num_rows], tf.bool),
+        pool=Pool.empty(num_rows, kept), history=History.empty(longest, beams))
     loop = _Loop(*tf.while_loop(
         running, body, first, shape_invariants=_shapes(first), maximum_iterations=longest))
     steps = loop.t if compact else None

@@ -58,7 +58,7 @@ class Beam:
     """The K best extensions; with K = 1 the likeliest token, the end token among them.
 
     Args:
-        finish: "all" or "best", see `search`.
+        finish: "all", "best" or "narrow", see `search`.
     """
 
     needs_normalizer = needs_past = False
@@ -81,10 +81,17 @@ class Beam:
         if ended.shape[1] == 1:
             likeliest = tf.logical_or(ended > live, turn.at_end)  # [R, 1]
             return Chosen(tf.where(likeliest, ended, -_INFINITY), tokens, parents, live, likeliest[:, 0])
-        if self.finish == "best":
-            better = tf.concat([ended, live], 1)[:, None] > ended[:, :, None]  # [R, K, 2 K]
-            among = tf.reduce_sum(tf.cast(better, tf.int32), -1) < ended.shape[1]
+        if self.finish in ("best", "narrow"):
+            everyone = tf.concat([ended, live], 1)[:, None]  # [R, 1, 2 K]
+
+            def among_best(part):
+                better = tf.cast(everyone > part[:, :, None], tf.int32)  # [R, K, 2 K]
+                return tf.reduce_sum(better, -1) < part.shape[1]
+
+            among, stays = among_best(ended), among_best(live)
             ended = tf.where(tf.logical_or(among, turn.at_end), ended, -_INFINITY)
+            if self.finish == "narrow":
+                live = tf.where(stays, live, -_INFINITY)
         return Chosen(ended, tokens, parents, live, False)
 
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 from tfseq2seq.decoding.scoring import LENGTH_PENALTIES
 from tfseq2seq.structures import EOS
 
-FINISHES, STOPS = ("all", "best"), ("bound", "current", "first")
+FINISHES, STOPS = ("all", "best", "narrow", "shared"), ("bound", "current", "first", "top")
 
 
 def check(options):
@@ -36,6 +36,10 @@ def check(options):
         1 <= given.get("min_length", 1) <= given.get("max_length", float("inf")), "1 <= min_length <= max_length",
         "min_length", "max_length")
     need(options["finish"] in FINISHES, f"finish to be one of {', '.join(FINISHES)}", "finish")
+    need(
+        options["finish"] != "shared" or (num_groups == 1 and options["phrases"] is None),
+        "num_groups = 1 and no phrases for finish = \"shared\"", "finish", "num_groups")
+    need(options["end_length"] >= 0, "end_length >= 0", "end_length")
     need(options["stop"] in STOPS, f"stop to be one of {', '.join(STOPS)}", "stop")
     need(options["wait_for"] is None or options["wait_for"] >= 1, "wait_for >= 1", "wait_for")
     need(

@@ -60,6 +60,31 @@ class Pool(NamedTuple):
         return scores[:, number - 1]
 
 
+def share_places(pool, rows, done, entering, ended, ranks, live):
+    """Gives the K best of the finished, the ending and the live hypotheses the K places; the others leave.
+
+    Args:
+        pool: `Pool` of K hypotheses a search.
+        rows: [A] int32, the searches; None for all.
+        done: [A] bool; what is done keeps its finished ones.
+        entering, ended: [A, K] float32, ranks and log-probabilities of those that end now.
+        ranks, live: [A, K] float32, the same of those that go on.
+    Returns:
+        `Pool`, and `ended` and `live` with -inf for those that left.
+    """
+    scores = pool.scores if rows is None else tf.gather(pool.scores, rows)
+    beams = live.shape[1]
+    everyone = tf.concat([scores, entering, ranks], 1)  # [A, 3 K]
+    _, best = tf.math.top_k(everyone, beams)
+    stays = tf.reduce_any(tf.one_hot(best, 3 * beams, True, False, dtype=tf.bool), 1)
+    old, ending, going = tf.split(stays, 3, 1)
+    scores = tf.where(old | done[:, None], scores, -_INFINITY)
+    if rows is not None:
+        scores = tf.tensor_scatter_nd_update(pool.scores, rows[:, None], scores)
+    pool = pool._replace(scores=scores, lengths=tf.where(scores == -_INFINITY, 0, pool.lengths))
+    return pool, tf.where(ending, ended, -_INFINITY), tf.where(going, live, -_INFINITY)
+
+
 class History(NamedTuple):
     """What each step chose, for all R searches.
 

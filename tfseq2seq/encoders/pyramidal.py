@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfseq2seq.encoders.base import Encoder, zero_padding
-from tfseq2seq.layers.recurrent import CELLS
+from tfseq2seq.layers.recurrent_variants import CELLS
 from tfseq2seq.layers.stack import Stack
 from tfseq2seq.structures import EncoderOutput
 
@@ -17,7 +17,7 @@ class PyramidalEncoder(Encoder):
     last step without a neighbour stand zeros. With L layers 2^(L - 1) steps become one; the paper's L is 4.
 
     Args:
-        cell: "lstm" or "gru".
+        cell: A name of `layers.recurrent_variants.CELLS`.
         layers: L, at least 1.
         units: Width of one direction.
         normalization, dropout, dropout_per_sequence: See `Stack`.
@@ -63,7 +63,8 @@ class PyramidalEncoder(Encoder):
 
     def get_config(self):
         settings = self.stack.settings()
-        settings.pop("residual")
+        for name in ("residual", "residual_layers"):
+            settings.pop(name)
         return {
             **super().get_config(), **settings, "cell": self.cell, "layers": self.layers, "units": self.units}
 

@@ -93,16 +93,32 @@ class GeneralAttention(Attention):
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
+class ScaledGeneralAttention(GeneralAttention):
+    """score[t, s] = g query[t] . W values[s], g learned, 1 at first: "general" as TensorFlow's scaled Luong has it."""
+
+    def build(self, query_shape, keys_shape, values_shape):
+        self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
+
+    def score(self, query, keys):
+        return super().score(query * tf.cast(self.scale, query.dtype), keys)
+
+
+@keras.saving.register_keras_serializable("tfseq2seq")
 class AdditiveAttention(Attention):
     """score[t, s] = v . tanh(W_q query[t] + W_k values[s]) (Bahdanau et al., 2015, arXiv:1409.0473, A.1.2).
 
     Luong's "concat", v . tanh(W [query; values]), is the same with W = [W_q W_k], so both names lead here.
     `keras.layers.AdditiveAttention` has neither W_q nor W_k, hence this layer.
+
+    Args:
+        units: Width of the space where query and keys meet, at least 1.
+        use_bias: Whether a bias is added there.
     """
 
-    def __init__(self, units, **kwargs):
+    def __init__(self, units, use_bias=False, **kwargs):
         super().__init__(units, **kwargs)
-        self.query_projection = keras.layers.Dense(units, use_bias=False, dtype=self.dtype_policy)
+        self.use_bias = use_bias
+        self.query_projection = keras.layers.Dense(units, use_bias=use_bias, dtype=self.dtype_policy)
         self.key_projection = keras.layers.Dense(units, use_bias=False, dtype=self.dtype_policy)
 
     def build(self, query_shape, keys_shape, values_shape):
@@ -114,6 +130,9 @@ class AdditiveAttention(Attention):
     def score(self, query, keys):
         hidden = tf.tanh(self.query_projection(query)[:, :, None] + keys[:, None])  # [B, T, S, units]
         return tf.einsum("btsd,d->bts", hidden, tf.cast(self.score_vector, hidden.dtype))
+
+    def get_config(self):
+        return {**super().get_config(), "use_bias": self.use_bias}
 
 
 @keras.saving.register_keras_serializable("tfseq2seq")
@@ -283,13 +302,22 @@ ATTENTIONS = {
     "dot": DotAttention,
     "scaled_dot": ScaledDotAttention,
     "general": GeneralAttention,
+    "scaled_general": ScaledGeneralAttention,
     "multi_head": MultiHeadAttention,
     "location": LocationAttention,
     "coverage": CoverageAttention,
 }
 
 
-def make_attention(kind, units, heads=4, location_width=31, **kwargs):
-    """The attention of a name; only "multi_head" has several heads, only "location" a width."""
+def make_attention(kind, units, heads=4, location_width=31, attention_units=None, use_bias=False, **kwargs):
+    """The attention of a name for queries `units` wide.
+
+    Only "multi_head" has several heads, only "location" a width; the additive ones meet in a space `attention_units`
+    wide, default `units`, and "additive" and "concat" may have a bias there.
+    """
     options = {"multi_head": {"heads": heads}, "location": {"width": location_width}}.get(kind, {})
+    if issubclass(ATTENTIONS[kind], AdditiveAttention):
+        units = attention_units or units
+        if use_bias:
+            options["use_bias"] = True
     return ATTENTIONS[kind](units, **options, **kwargs)

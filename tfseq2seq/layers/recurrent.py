@@ -88,7 +88,7 @@ class Recurrent(Layer):
                 "right_padded": self.right_padded}
 
 
-def _open_forget_gate(shape, dtype=None):
+def open_forget_gate(shape, dtype=None):
     """Bias of the LSTM: 1 on the forget gate, to remember at first (Jozefowicz et al., 2015, section 3.2)."""
     units = shape[0] // 4
     return tf.concat([tf.zeros([units], dtype), tf.ones([units], dtype), tf.zeros([2 * units], dtype)], 0)
@@ -112,7 +112,7 @@ class LSTM(Recurrent):
     cudnn_sequence = staticmethod(cudnn_lstm)
 
     def add_bias(self):
-        return self.add_weight(name="bias", shape=(4 * self.units,), initializer=_open_forget_gate)
+        return self.add_weight(name="bias", shape=(4 * self.units,), initializer=open_forget_gate)
 
     def step(self, inputs, state):
         """One step, as `call` does it.

@@ -17,6 +17,7 @@ class Stack(keras.layers.Layer):
     Args:
         layers: Number of layers.
         residual: Whether a layer's input is added to its output.
+        residual_layers: How many of the highest layers that is done in; default all.
         normalization: "none", "layer" or "rms", of each layer's output.
         dropout: Share set to 0 in training, in [0, 1).
         dropout_per_sequence: Whether all steps share one mask (Gal & Ghahramani, 2016, arXiv:1512.05287).
@@ -24,11 +25,14 @@ class Stack(keras.layers.Layer):
         ValueError: an unknown normalization.
     """
 
-    def __init__(self, layers, residual, normalization, dropout, dropout_per_sequence, **kwargs):
+    def __init__(
+        self, layers, residual, normalization, dropout, dropout_per_sequence, residual_layers=None, **kwargs,
+    ):
         super().__init__(**kwargs)
         check_name("Stack", "normalization", normalization, ("none", *NORMALIZATIONS))
         policy = self.dtype_policy
         self.layers, self.residual, self.normalization = layers, residual, normalization
+        self.residual_layers = residual_layers
         self.dropout, self.dropout_per_sequence = dropout, dropout_per_sequence
         make = NORMALIZATIONS.get(normalization)
         self.normalize = [make(name=f"normalize_{i}", dtype=policy) for i in range(layers)] if make else []
@@ -44,7 +48,8 @@ class Stack(keras.layers.Layer):
         """What layer i + 1 starts from, given what layer i started from and its output."""
         if self.normalize:
             output = self.normalize[i](output)
-        return inputs + output if self.residual and inputs.shape[-1] == output.shape[-1] else output
+        joined = self.residual and (self.residual_layers is None or i >= self.layers - self.residual_layers)
+        return inputs + output if joined and inputs.shape[-1] == output.shape[-1] else output
 
     def finish(self, hidden, training, noise=None):
         """What the stack gives."""
@@ -57,8 +62,8 @@ class Stack(keras.layers.Layer):
     def settings(self):
         """The arguments that an encoder's or decoder's config repeats."""
         return {
-            "residual": self.residual, "normalization": self.normalization, "dropout": self.dropout,
-            "dropout_per_sequence": self.dropout_per_sequence}
+            "residual": self.residual, "residual_layers": self.residual_layers, "normalization": self.normalization,
+            "dropout": self.dropout, "dropout_per_sequence": self.dropout_per_sequence}
 
     def get_config(self):
         return {**super().get_config(), "layers": self.layers, **self.settings()}
