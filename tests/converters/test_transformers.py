@@ -45,8 +45,8 @@ def test_the_logits_are_theirs(converted):
     assert of_probabilities < 1e-3
 
 
-def test_the_beam_finds_theirs(converted):
-    assert check_search(converted, "beam4") < 1e-4
+def test_a_saved_model_finds_theirs_from_raw_sources(converted, tmp_path):
+    assert check_search(converted, "beam4", tmp_path) < 1e-4
 
 
 @pytest.mark.slow

@@ -56,8 +56,11 @@ class Converted:
     def encoded(self):
         return self.model.encode(tf.constant(self.sources(), tf.float32 if self.speech else tf.int32))
 
-    def answers(self, run):
-        """What the search finds with the settings of a run of theirs: text, score and ids of each hypothesis."""
+    def answers(self, run, folder=None):
+        """What the search finds with the settings of a run of theirs: text, score and ids of each hypothesis.
+
+        With a folder the search is saved there, loaded again, and that answers, from raw strings or recordings.
+        """
         settings = self.expected["runs"][run]["settings"]
         prompt = self.conversion.prompt_length
         table = decode_table(settings, self.ids, 10_000, prompt)
@@ -73,9 +76,18 @@ class Converted:
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
         def answer(texts):
             strings, _, found = generator._answers(texts, number, "greedy" if number == 1 else "beam")
-            return strings["text"], strings["score"], found.tokens
+            return {"text": strings["text"], "score": strings["score"], "tokens": found.tokens}
 
-        return [each.numpy() for each in answer(generator.load(self.texts))]
+        texts = generator.load(self.texts)
+        if folder is None:
+            answered = answer(texts)
+        else:
+            module = tf.Module()
+            module.generator = generator  # its variables and tables go along
+            options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+            tf.saved_model.save(module, str(folder), signatures={"answer": answer}, options=options)
+            answered = tf.saved_model.load(str(folder)).signatures["answer"](texts)
+        return [answered[name].numpy() for name in ("text", "score", "tokens")]
 
     def theirs(self, ids):
         """Our ids of an answer of theirs, without the decoder's prompt and the end."""
@@ -120,9 +132,9 @@ def check_logits(converted):
     return worst, worst_probability
 
 
-def check_search(converted, run):
+def check_search(converted, run, folder=None):
     """Asserts that ids and texts are theirs; returns the largest difference of scores, relative to those above 1."""
-    texts, scores, tokens = converted.answers(run)
+    texts, scores, tokens = converted.answers(run, folder)
     worst = 0.0
     for i, example in enumerate(converted.examples):
         expected = example.get(run)

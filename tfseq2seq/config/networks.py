@@ -215,14 +215,13 @@ class _Transformer(_Network):
     attention_dropout: Rate = 0.0  # on the attention weights
     feed_forward_dropout: Rate = 0.0  # inside the feed-forward layer, after the activation
     layer_drop: Rate = 0.0  # share of the training steps that each layer is left out of (Fan et al., 2020)
-    # What follows is for weights of other systems, see docs/importing.md.
     head_units: PositiveInt | None = None  # width of a head; default: units / heads
     scale_attention: bool = True  # scores divided by sqrt(head_units); T5's are not (Raffel et al., 2020)
     use_bias: bool = True  # of linear maps
     epsilon: Annotated[float, Field(gt=0)] = 1e-6  # of normalizations, added to the variance
-    # Of sinusoidal positions: how sines and cosines lie, and what the first position is.
+    # How sinusoidal positions lie: sine beside cosine, sines before cosines, or the latter with tensor2tensor's rates.
     waves: Literal["interleaved", "halves", "timing"] = "interleaved"
-    first_position: NonNegativeInt = 0
+    first_position: NonNegativeInt = 0  # of sinusoidal positions
     num_buckets: PositiveInt = 32  # of relative positions
     max_distance: PositiveInt = 128  # of relative positions, steps; all beyond are alike
     normalize_embeddings: bool = False  # the sum of embeddings and positions

@@ -8,7 +8,6 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tfseq2seq.converters.base import Conversion, Expected
 from tfseq2seq.converters.transformers import bart, t5, whisper
@@ -27,27 +26,35 @@ FAMILIES: dict[str, Callable[..., Conversion]] = {
     "mt5": t5.read_t5,
     "whisper": whisper.read_whisper,
 }
+MULTILINGUAL = ("m2m_100", "mbart", "whisper")
 
 
-def read_transformers(path: str, **options: Any) -> Conversion:
+def read_transformers(
+    path: str, source_language: str | None = None, target_language: str | None = None, revision: str | None = None,
+) -> Conversion:
     """Reads a folder, or fetches a model of the Hugging Face hub by its name.
 
     Args:
         path: the folder, or a name as "Helsinki-NLP/opus-mt-en-de".
-        options: "source_language" and "target_language" of the families that have languages as tokens; "revision" of
-            a model that is fetched.
+        source_language, target_language: of the families that have languages as tokens; default: what its files say.
+        revision: of a model that is fetched.
     Raises:
         ConversionError: the files cannot be read, or say what is not supported.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        folder = _fetch(path, options.get("revision"))
+        folder = _fetch(path, revision)
     files = ModelFiles(folder)
     family = files.config.get("model_type")
     if family not in FAMILIES:
         raise ConversionError(
             f"{folder / 'config.json'}: model_type must be one of {', '.join(FAMILIES)}. Received: {family!r}.")
-    languages = {name: value for name, value in options.items() if name != "revision"}
+    given = {"source_language": source_language, "target_language": target_language}
+    languages = {name: value for name, value in given.items() if value is not None}
+    if languages and family not in MULTILINGUAL:
+        raise ConversionError(
+            f"--source-language and --target-language are of {', '.join(MULTILINGUAL)}: leave them out. Received: "
+            f"{languages} of a model of type {family}.")
     conversion = FAMILIES[family](files, **languages)
     conversion.expected = _expected(folder, conversion)
     return conversion
