@@ -17,7 +17,7 @@ class Model(Table):
     # What the encoder reads: embedded tokens, or frames of features (data.audio), which one linear map makes
     # embedding_units wide.
     source: Literal["tokens", "features"] = "tokens"
-    source_end: bool = True  # whether the encoder reads the end token of a source
+    source_end: bool = True  # whether the encoder reads the end token of a source; of an empty one it always does
     ctc: bool = False  # a linear layer that says the target from the memory alone, for train.ctc_weight
     embedding_units: PositiveInt = 256
     # "source_target" one table for both inputs; "target_output" target table = output matrix; "all" both of it.
