@@ -1,6 +1,7 @@
 """Recordings to features, in the graph: training, evaluation and the SavedModel share it."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def mel_filters(audio: Audio, fft_size: int) -> np.ndarray:
     filters = np.maximum(0.0, np.minimum(rising, falling))
     if audio.mel_scale == "slaney":
         filters *= 2.0 / (edges[2:] - edges[:-2])
-    if not filters.any(0).all():
+    if not filters.any(0).all() and audio.normalization != "peak":
         raise ValueError(
             "data.audio.mel_bins must be fewer, or data.audio.window longer: some bins hold no frequency of the "
             f"transform. Received: mel_bins={audio.mel_bins}, {fft_size} samples, {audio.sample_rate} Hz.")
@@ -89,7 +90,8 @@ class FrontEnd(tf.Module):
                 f"normalization=\"{audio.normalization}\", mean {'missing' if mean is None else 'given'}.")
         self.audio, self.vocabulary_size = audio, audio.mel_bins
         self.window, self.hop = (round(seconds * audio.sample_rate) for seconds in (audio.window, audio.hop))
-        self.fft_size = 1 << (self.window - 1).bit_length()
+        self.fft_size = audio.fft_size or 1 << (self.window - 1).bit_length()
+        self.chunk = None if audio.chunk is None else round(audio.chunk * audio.sample_rate)  # samples
         before = (self.fft_size - self.window) // 2
         window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)  # Hann's, periodic
         self._window = np.pad(window, [before, self.fft_size - self.window - before]).astype(np.float32)
@@ -153,6 +155,11 @@ class FrontEnd(tf.Module):
         lengths = tf.cast(resampled.row_lengths(), tf.int32)
         return self._sources(resampled.to_tensor(shape=[None, None]), lengths, max_length)
 
+    def num_frames(self, num_samples: Any) -> Any:
+        """Real frames of a recording of so many samples, or of each of several."""
+        frames = 1 + num_samples // self.hop
+        return frames if self.chunk is None else frames * 0 + self.chunk // self.hop
+
     def log_mel(self, samples: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Features without normalization.
 
@@ -160,12 +167,18 @@ class FrontEnd(tf.Module):
             samples: [N, L] float32, at the recipe's rate.
             lengths: [N] int32, samples that are real.
         Returns:
-            [N, 1 + L // hop, mel_bins] float32; a row has 1 + length // hop real frames.
+            [N, 1 + L // hop, mel_bins] float32, of which `num_frames(length)` are real; with a chunk just these.
         """
         real = tf.sequence_mask(lengths, tf.shape(samples)[1], tf.float32)
         half = self.fft_size // 2
-        padded = tf.pad(samples * real, [[0, 0], [half, half]])
-        frames = tf.signal.frame(padded, self.fft_size, self.hop)[:, : 1 + tf.shape(samples)[1] // self.hop]
+        samples *= real
+        number = 1 + tf.shape(samples)[1] // self.hop
+        if self.chunk is not None:
+            samples = samples[:, : self.chunk]
+            samples = tf.pad(samples, [[0, 0], [0, self.chunk - tf.shape(samples)[1]]])
+            number = self.chunk // self.hop
+        padded = tf.pad(samples, [[0, 0], [half, half]], "REFLECT" if self.audio.reflect else "CONSTANT")
+        frames = tf.signal.frame(padded, self.fft_size, self.hop)[:, :number]
         energies = tf.square(tf.abs(tf.signal.rfft(frames * self._window)))  # [N, T, fft_size / 2 + 1]
         rows = tf.matmul(tf.reshape(energies, [-1, self.fft_size // 2 + 1]), self._filters)
         shape = tf.shape(frames)
@@ -178,6 +191,10 @@ class FrontEnd(tf.Module):
         if self.audio.normalization == "global":
             return (features - self.mean) / self.deviation
         real = tf.cast(mask, tf.float32)[:, :, None]
+        if self.audio.normalization == "peak":
+            features = features / math.log(10.0)
+            peak = tf.reduce_max(tf.where(real > 0, features, features.dtype.min), [1, 2], keepdims=True)
+            return (tf.maximum(features, peak - 8.0) + 4.0) / 4.0
         count = tf.reduce_sum(real, 1, keepdims=True)
         mean = tf.math.divide_no_nan(tf.reduce_sum(features * real, 1, keepdims=True), count)
         variance = tf.math.divide_no_nan(tf.reduce_sum(tf.square(features - mean) * real, 1, keepdims=True), count)
@@ -196,7 +213,7 @@ class FrontEnd(tf.Module):
     def _log_mel_of(self, wav, speed):
         samples = self._samples_of(wav, speed)
         lengths = tf.cast(samples.row_lengths(), tf.int32)
-        return self.log_mel(samples.to_tensor(shape=[None, None]), lengths), 1 + lengths // self.hop
+        return self.log_mel(samples.to_tensor(shape=[None, None]), lengths), self.num_frames(lengths)
 
     def _samples_of(self, wav, speed):
         """[N] WAV files to [N, (L)] samples at the recipe's rate; `speed` in parts of `_SPEED_UNIT`, or 1 for none."""
@@ -209,12 +226,13 @@ class FrontEnd(tf.Module):
         return tf.map_fn(one_row, wav, fn_output_signature=_ROW)
 
     def _sources(self, samples, lengths, max_length):
-        frames = 1 + lengths // self.hop
+        frames = self.num_frames(lengths)
+        cut = frames > max_length if self.chunk is None else (frames > max_length) | (lengths > self.chunk)
         features = self.log_mel(samples, lengths)[:, :max_length]
         mask = tf.sequence_mask(tf.minimum(frames, max_length), tf.shape(features)[1])
         features = self.normalize(features, mask)
         real = tf.cast(mask, tf.float32)[:, :, None]
-        return tf.concat([features * real, real], 2), frames > max_length
+        return tf.concat([features * real, real], 2), cut
 
 
 _ROW = tf.RaggedTensorSpec([None], tf.float32, ragged_rank=0)

@@ -58,7 +58,7 @@ def measure_recording(path: str | Path) -> tuple[int, int]:
 def num_frames(front_end: FrontEnd, path: str) -> int:
     """Frames of a recording, by its header. Raises as `read_recording`."""
     num_samples, rate = measure_recording(path)
-    return 1 + -(-num_samples * front_end.audio.sample_rate // rate) // front_end.hop
+    return front_end.num_frames(-(-num_samples * front_end.audio.sample_rate // rate))
 
 
 def read_manifest(paths: Paths) -> list[Pair]:

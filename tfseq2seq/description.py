@@ -9,6 +9,7 @@ import gc
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -24,6 +25,7 @@ from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.model import Seq2Seq, build_model
 from tfseq2seq.optimization import make_optimizer, make_schedule
 from tfseq2seq.structures import EOS, PAD, SPECIAL_TOKENS
+from tfseq2seq.tokenizers import load_tokenizer
 
 # Attributes of the model, in the order of the data.
 PARTS = ("source_embedding", "encoder", "ctc_layer", "target_embedding", "decoder", "output_layer", "copier")
@@ -149,6 +151,10 @@ def describe(run: Run, length: int = 20) -> Description:
     source_size = data.audio.mel_bins if data.audio else (
         _vocabulary_size(data.source_tokenizer) + run.model.num_copy_ids)
     target_size = source_size if data.share_tokenizer else _vocabulary_size(data.target_tokenizer)
+    if data.tokenizers_from is not None:
+        folder = Path(data.tokenizers_from).expanduser() / "tokenizers"
+        target_size = load_tokenizer(folder / "target").vocabulary_size
+        source_size = data.audio.mel_bins if data.audio else load_tokenizer(folder / "source").vocabulary_size
     model = build_model(run.model, source_size, target_size, run.train.precision)
     source, decoder, output = count_operations(model, length)
     weight_bytes = sum(

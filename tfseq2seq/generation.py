@@ -136,12 +136,13 @@ class Generator(tf.Module):
             target: [N] strings.
         Returns:
             {"log_probability": [N] float32, "length": [N] int32, tokens of the target, end token included,
-            "token_log_probability": [N, L] float32, of each of them, then 0; L is `max_source_length`, "tokens": [N]
+            "token_log_probability": [N, L] float32, of each of them, then 0; L is `max_source_length`, of speech
+            the recipe's max_length; "tokens": [N]
             string, of the target as in `tokenize`, "truncated": [N] bool, whether source or target was cut}.
         """
         sources, cut = read_source(source, self.tokenizers[0], self.max_source_length)
-        labels, target_cut = source_ids(
-            target, self.tokenizers[1], self.max_source_length, source)  # [N, T], ended by EOS
+        most = self.decode.max_length if self.reads_speech else self.max_source_length
+        labels, target_cut = source_ids(target, self.tokenizers[1], most, source)  # [N, T], ended by EOS
         inputs = tf.concat([tf.fill([tf.shape(labels)[0], 1], BOS), labels[:, :-1]], 1)
         logits = [model({"source": sources, "target": inputs}, training=False) for model in self.models]
         if len(logits) > 1:
@@ -151,7 +152,7 @@ class Generator(tf.Module):
         return {
             "log_probability": tf.reduce_sum(each, 1),
             "length": tf.reduce_sum(tf.cast(labels != PAD, tf.int32), 1),
-            "token_log_probability": _to_width(each, self.max_source_length),
+            "token_log_probability": _to_width(each, most),
             "tokens": self._named(labels, source), "truncated": cut | target_cut}
 
     def tokenize(self, text):

@@ -73,7 +73,8 @@ class Seq2Seq(keras.Model):
         self.target_embedding = Embedding(
             target_vocabulary_size - copies, width, name="target_embedding", dtype=policy)
         if config.source == "features":
-            self.source_embedding = FeatureProjection(width, name="source_embedding", dtype=policy)
+            self.source_embedding = FeatureProjection(
+                width if config.project_features else None, name="source_embedding", dtype=policy)
         else:
             self.source_embedding = self.target_embedding if share in ("source_target", "all") else Embedding(
                 source_vocabulary_size - copies, width, name="source_embedding", dtype=policy)

@@ -17,6 +17,7 @@ class Model(Table):
     # What the encoder reads: embedded tokens, or frames of features (data.audio), which one linear map makes
     # embedding_units wide.
     source: Literal["tokens", "features"] = "tokens"
+    project_features: bool = True  # False: the encoder reads frames as they are
     source_end: bool = True  # whether the encoder reads the end token of a source; of an empty one it always does
     ctc: bool = False  # a linear layer that says the target from the memory alone, for train.ctc_weight
     embedding_units: PositiveInt = 256
@@ -58,6 +59,10 @@ class Model(Table):
                 "output_bias and scale_output are of a tied output matrix: set share_embeddings to \"target_output\" "
                 f"or \"all\". Received: share_embeddings=\"{self.share_embeddings}\", output_bias={self.output_bias}, "
                 f"scale_output={self.scale_output}")
+        if not self.project_features and self.source != "features":
+            raise ValueError(
+                "project_features is of frames: set source = \"features\", or leave it out. Received: "
+                f"source=\"{self.source}\"")
         shared = self.share_embeddings in ("source_target", "all")
         if self.source == "features" and (shared or encoder.kind == "parallel"):
             raise ValueError(
@@ -118,7 +123,11 @@ def kinds(table: Any) -> list[str]:
 def longest(table: Any) -> int | None:
     """Most steps that an encoder or decoder can read: the least of its learned positions, or None."""
     if hasattr(table, "encoders"):
-        limits = [limit for limit in map(longest, table.encoders) if limit is not None]
+        steps, limits = 1, []  # of the source for each of what an encoder of the sequence reads
+        for part in table.encoders:
+            limit = longest(part)
+            limits += [] if limit is None else [limit * steps]
+            steps *= getattr(part, "shortening", 1) if table.kind == "sequence" else 1
         return min(limits, default=None)
     learned = table.kind == "convolutional" or getattr(table, "positions", None) == "learned"
     return table.max_positions if learned else None

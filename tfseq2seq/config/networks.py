@@ -1,5 +1,6 @@
 """One table for each family of encoders and decoders."""
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
@@ -150,6 +151,11 @@ class PyramidalEncoder(_Cells):
         """Cell, layers and width of the last state, which a decoder may copy."""
         return (self.cell, self.layers, self.output_units)
 
+    @property
+    def shortening(self) -> int:
+        """Steps of the source for each of the memory."""
+        return 2 ** (self.layers - 1)
+
 
 class SubsamplingEncoder(_Network):
     """Convolutions of every other step, to stand before another encoder in a sequence."""
@@ -157,8 +163,22 @@ class SubsamplingEncoder(_Network):
     family = "subsampling"
     kind: Literal["subsampling"] = "subsampling"
     layers: PositiveInt = 2  # each halves the steps
+    strides: list[Annotated[int, Field(ge=1, le=2)]] | None = None  # of each layer; default: 2 of all
+    activation: Literal["relu", "gelu"] = "relu"
     pooling: Literal["mean", "max", "attentive"] = "mean"  # of the memory, to the fixed context
     dropout: Rate = 0.1  # on the output
+
+    @property
+    def shortening(self) -> int:
+        """Steps of the source for each of the memory."""
+        return math.prod(self.strides or [2] * self.layers)
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if self.strides is not None and len(self.strides) != self.layers:
+            raise ValueError(
+                f"strides needs one number a layer. Received: layers={self.layers}, strides={self.strides}")
+        return self
 
 
 class ConvolutionalEncoder(_Network):
@@ -195,14 +215,13 @@ class _Transformer(_Network):
     attention_dropout: Rate = 0.0  # on the attention weights
     feed_forward_dropout: Rate = 0.0  # inside the feed-forward layer, after the activation
     layer_drop: Rate = 0.0  # share of the training steps that each layer is left out of (Fan et al., 2020)
-    # What follows is for weights of other systems, see docs/importing.md.
     head_units: PositiveInt | None = None  # width of a head; default: units / heads
     scale_attention: bool = True  # scores divided by sqrt(head_units); T5's are not (Raffel et al., 2020)
     use_bias: bool = True  # of linear maps
     epsilon: Annotated[float, Field(gt=0)] = 1e-6  # of normalizations, added to the variance
-    # Of sinusoidal positions: how sines and cosines lie, and what the first position is.
+    # How sinusoidal positions lie: sine beside cosine, sines before cosines, or the latter with tensor2tensor's rates.
     waves: Literal["interleaved", "halves", "timing"] = "interleaved"
-    first_position: NonNegativeInt = 0
+    first_position: NonNegativeInt = 0  # of sinusoidal positions
     num_buckets: PositiveInt = 32  # of relative positions
     max_distance: PositiveInt = 128  # of relative positions, steps; all beyond are alike
     normalize_embeddings: bool = False  # the sum of embeddings and positions

@@ -378,7 +378,8 @@ class Run(Table):
                 ("encoder", self.model.encoder, (self.data.max_source_length, self.export.max_source_length)),
                 # The signature "score" reads targets as long as sources.
                 ("decoder", self.model.decoder, (
-                    self.data.max_target_length, self.decode.max_length, self.export.max_source_length))):
+                    self.data.max_target_length, self.decode.most_steps,
+                    0 if self.model.source == "features" else self.export.max_source_length))):
             limit = longest(table)
             if limit is not None and limit < max(lengths):
                 raise ValueError(

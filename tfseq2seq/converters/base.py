@@ -212,16 +212,18 @@ def replay(
     run, equal = prepared.run, 0
     for limit in dict.fromkeys(each.max_length for each in conversion.expected):
         rows = [each for each in conversion.expected if each.max_length == limit]
-        decode = run.decode if limit is None else run.decode.model_copy(update={"max_length": limit, "min_length": 1})
+        decode = run.decode
+        if limit is not None:
+            decode = decode.model_copy(update={"max_length": limit + conversion.prompt_length - 1, "min_length": 1})
         loaded = load_generator(run.model_copy(update={"decode": decode}), prepared, folder)
         for first in range(0, len(rows), REPLAYED):
             part = rows[first : first + REPLAYED]
-            equal += _num_alike(loaded, part)
+            equal += _num_alike(loaded, part, conversion.prompt_length - 1)
             report("comparing answers", first + len(part), len(rows))
     return equal, len(conversion.expected)
 
 
-def _num_alike(generator: Generator, expected: Sequence[Expected]) -> int:
+def _num_alike(generator: Generator, expected: Sequence[Expected], num_given: int) -> int:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def answer(texts):
         strings, _, found = generator._answers(texts, 1, "greedy")
@@ -230,6 +232,6 @@ def _num_alike(generator: Generator, expected: Sequence[Expected]) -> int:
     texts, tokens = answer(generator.load([each.source for each in expected]))
     alike = 0
     for each, text, ids in zip(expected, texts.numpy(), tokens.numpy().tolist(), strict=True):
-        found = [id_ for id_ in ids if id_ not in (PAD, EOS)]
+        found = [id_ for id_ in ids if id_ not in (PAD, EOS)][num_given:]
         alike += text.decode("utf-8", "replace") == each.text if each.ids is None else found == list(each.ids)
     return alike

@@ -1,5 +1,7 @@
 """Convolutions that shorten the source, to stand before another encoder."""
 
+import math
+
 import keras
 
 from tfseq2seq.encoders.base import Encoder, zero_padding
@@ -15,16 +17,22 @@ class SubsamplingEncoder(Encoder):
     Args:
         layers: Number of layers, at least 1.
         units: Width of each.
+        strides: Of each layer, 1 or 2; default 2 of all.
+        activation: "relu" or "gelu".
         dropout: Share of the output set to 0 in training, in [0, 1).
         pooling: The fixed context: "mean", "max" or "attentive", see `Pooling`.
     Call arguments and results: see `Encoder`. There is no last state.
     """
 
-    def __init__(self, layers=2, units=256, dropout=0.0, pooling="mean", **kwargs):
+    def __init__(
+        self, layers=2, units=256, dropout=0.0, strides=None, activation="relu", pooling="mean", **kwargs,
+    ):
         super().__init__(pooling, **kwargs)
         self.layers, self.units, self.dropout = layers, units, dropout
+        self.strides, self.activation = list(strides or [2] * layers), activation
         self.convolutions = [
-            HalvingConvolution(units, name=f"convolution_{i}", dtype=self.dtype_policy) for i in range(layers)]
+            HalvingConvolution(units, stride, activation, name=f"convolution_{i}", dtype=self.dtype_policy)
+            for i, stride in enumerate(self.strides)]
         self.drop = Dropout(dropout, dtype=self.dtype_policy)
 
     @property
@@ -34,7 +42,7 @@ class SubsamplingEncoder(Encoder):
 
     def num_steps(self, source_steps):
         """See `Encoder.num_steps`."""
-        return -(-source_steps // 2**self.layers)
+        return -(-source_steps // math.prod(self.strides))
 
     def call(self, source, mask, training=False):
         hidden = zero_padding(source, mask)
@@ -44,4 +52,6 @@ class SubsamplingEncoder(Encoder):
         return EncoderOutput(memory, mask, (), self.pool(memory, mask=mask))
 
     def get_config(self):
-        return {**super().get_config(), "layers": self.layers, "units": self.units, "dropout": self.dropout}
+        return {
+            **super().get_config(), "layers": self.layers, "units": self.units, "dropout": self.dropout,
+            "strides": self.strides, "activation": self.activation}

@@ -66,29 +66,33 @@ class HalvingConvolution(Layer):
 
     Args:
         units: Width of the output.
+        stride: Steps from one output to the next; 1 halves nothing.
+        activation: "relu" or "gelu".
     Call arguments:
         inputs: [B, S, D] float, 0 on padding.
         mask: [B, S] bool, True on real steps.
     Returns:
-        [B, ceil(S / 2), units] float, 0 on padding, and its mask: step t is real where step 2t was.
+        [B, ceil(S / stride), units] float, 0 on padding, and its mask: step t is real where step `stride` t was.
     """
 
-    def __init__(self, units, **kwargs):
+    def __init__(self, units, stride=2, activation="relu", **kwargs):
         super().__init__(**kwargs)
-        self.units = units
+        self.units, self.stride, self.activation = units, stride, activation
         self.linear = Linear(units, name="linear", dtype=self.dtype_policy)
 
     def call(self, inputs, mask):
         # Not a padding of "SAME", which stands elsewhere where the number of steps is even.
         padded = tf.pad(inputs, [[0, 0], [1, 1], [0, 0]])
         last = tf.shape(inputs)[1] - 1
-        windows = tf.concat([padded[:, i : i + last + 1 : 2] for i in range(3)], -1)  # [B, ceil(S / 2), 3 D]
-        mask = mask[:, ::2]
-        output = tf.nn.relu(self.linear(windows))
+        windows = tf.concat([padded[:, i : i + last + 1 : self.stride] for i in range(3)], -1)  # [B, S', 3 D]
+        mask = mask[:, :: self.stride]
+        output = self.linear(windows)
+        output = tf.nn.gelu(output) if self.activation == "gelu" else tf.nn.relu(output)
         return output * tf.cast(mask, output.dtype)[:, :, None], mask
 
     def get_config(self):
-        return {**super().get_config(), "units": self.units}
+        return {
+            **super().get_config(), "units": self.units, "stride": self.stride, "activation": self.activation}
 
 
 @tf.custom_gradient

@@ -104,7 +104,7 @@ class FeatureProjection(keras.layers.Layer):
     """x W + b of each frame's features: what an embedding is to tokens.
 
     Args:
-        units: Width of a vector.
+        units: Width of a vector; None leaves the features as they are.
     Call arguments:
         features: [B, S, F + 1] float; the last one, which says whether the frame is real, is not read.
     Returns:
@@ -114,10 +114,11 @@ class FeatureProjection(keras.layers.Layer):
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
         self.units = units
-        self.linear = Linear(units, name="linear", dtype=self.dtype_policy)
+        self.linear = None if units is None else Linear(units, name="linear", dtype=self.dtype_policy)
 
     def call(self, features):
-        return self.linear(tf.cast(features[:, :, :-1], self.compute_dtype))
+        features = tf.cast(features[:, :, :-1], self.compute_dtype)
+        return features if self.linear is None else self.linear(features)
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}

@@ -23,14 +23,15 @@ from pathlib import Path
 
 from tfseq2seq.structures import SPECIAL_TOKENS
 from tfseq2seq.tokenizers.base import LearnedTokenizer, Tokenizer, TokenizerConfig
+from tfseq2seq.tokenizers.byte_level import ByteLevelTokenizer
 from tfseq2seq.tokenizers.copying import CopyingTokenizer
 from tfseq2seq.tokenizers.mapped import MappedTokenizer
 from tfseq2seq.tokenizers.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
 from tfseq2seq.tokenizers.subwords import SentencepieceTokenizer
 
 __all__ = [
-    "KINDS", "CopyingTokenizer", "MappedTokenizer", "SentencepieceTokenizer", "Tokenizer", "TokenizerConfig",
-    "load_tokenizer", "train_tokenizer"]
+    "KINDS", "ByteLevelTokenizer", "CopyingTokenizer", "MappedTokenizer", "SentencepieceTokenizer", "Tokenizer",
+    "TokenizerConfig", "load_tokenizer", "train_tokenizer"]
 
 KINDS: dict[str, type[LearnedTokenizer]] = {
     "unigram": SentencepieceTokenizer,
@@ -40,7 +41,8 @@ KINDS: dict[str, type[LearnedTokenizer]] = {
     "words": WordTokenizer,
 }
 # Of other systems: they come with an imported run, and none is trained.
-IMPORTED_KINDS: dict[str, type[MappedTokenizer]] = {"mapped": MappedTokenizer}
+IMPORTED_KINDS: dict[str, type[MappedTokenizer | ByteLevelTokenizer]] = {
+    "mapped": MappedTokenizer, "byte_level": ByteLevelTokenizer}
 
 
 def train_tokenizer(config: TokenizerConfig, strings: Iterable[str], symbols: Sequence[str] = ()) -> Tokenizer:
@@ -96,8 +98,9 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         raise ValueError(
             f"{folder / file} is not the file that tokenizer.json was written with: it was changed, or a "
             "save was interrupted. Save the tokenizer again. Received: another SHA-256.")
-    found = IMPORTED_KINDS[kind] if kind in IMPORTED_KINDS else _kind(kind)
-    return found.from_content(kind, case, content)
+    if kind in IMPORTED_KINDS:
+        return IMPORTED_KINDS[kind].from_content(kind, case, content)
+    return _kind(kind).from_content(kind, case, content)
 
 
 def _kind(kind: str) -> type[LearnedTokenizer]:

@@ -2,8 +2,8 @@
 
 import base64
 import json
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Collection, Mapping, Sequence
+from typing import Self
 
 import sentencepiece
 import tensorflow as tf
@@ -12,8 +12,11 @@ import tensorflow_text
 from tfseq2seq.structures import EOS, UNK
 from tfseq2seq.tokenizers.base import Tokenizer, build_table
 from tfseq2seq.tokenizers.sampling import SPACE
+from tfseq2seq.tokenizers.sentencepiece_file import without_character_map
+from tfseq2seq.tokenizers.simple import WHITE_SPACE
 from tfseq2seq.tokenizers.subwords import BYTE, _SharedModel
 
+BREAK = "\x02"  # no text holds it
 LEADING_TAG = r"(?s)^(>>.*?<<)"
 
 
@@ -34,22 +37,29 @@ class MappedTokenizer(Tokenizer):
         strip: whether `decode` takes all white space at both ends away, or only one space in front.
         leading_tag: whether a string may begin with a token written ">>name<<".
         by_spelling: whether what the model does not know has an id all the same where a token is spelled so.
+        normalize: whether the model's own normalization is applied, which knows other spaces than those of Unicode.
+        trailing_space: whether white space at the end of a string is a token.
+        breaking: texts of ids after which `decode` begins anew, without the space that the next token begins with.
     """
 
     file = "tokenizer_model.json"
 
     def __init__(
-        self, model: bytes, names: Sequence[str], ids: Sequence[int], silent: Sequence[int] = (),
+        self, model: bytes, names: Sequence[str], ids: Sequence[int], silent: Collection[int] = (),
         before: Sequence[int] = (), after: Sequence[int] = (), end: int = EOS, strip: bool = False,
-        leading_tag: bool = False, by_spelling: bool = False,
+        leading_tag: bool = False, by_spelling: bool = False, normalize: bool = True, trailing_space: bool = False,
+        breaking: Mapping[int, str] | None = None,
     ):
         super().__init__("mapped", "keep")
-        self.settings: dict[str, Any] = {
+        settings = {
             "names": list(names), "ids": list(ids), "silent": sorted(silent), "before": list(before),
             "after": list(after), "end": end, "strip": strip, "leading_tag": leading_tag,
-            "by_spelling": by_spelling}
+            "by_spelling": by_spelling, "normalize": normalize, "trailing_space": trailing_space,
+            "breaking": {str(id_): text for id_, text in (breaking or {}).items()}}
+        self._settings = json.dumps(settings, ensure_ascii=False)  # tf.Module would wrap a dict
         self.before, self.after, self.end = tuple(before), tuple(after), end
-        self._model, self._names, self._strip = model, tuple(names), strip
+        self._model, self._names, self._strip, self._normalize = model, tuple(names), strip, normalize
+        model = model if normalize else without_character_map(model)
         self._pieces = tensorflow_text.SentencepieceTokenizer(
             model=model, out_type=tf.string if by_spelling else tf.int32)
         self._pieces._model_resource = _SharedModel(model)
@@ -59,7 +69,13 @@ class MappedTokenizer(Tokenizer):
             unused = set(silent)
             spelled = {name: id_ for id_, name in enumerate(names) if id_ not in unused}
             self._spelled = build_table(spelled, tf.string, default=UNK)
-        self._texts = tf.constant(_texts(model, names, ids, silent))
+        texts = _texts(model, names, ids, silent)
+        for id_, text in (breaking or {}).items():
+            texts[int(id_)] = f"{text}{BREAK}".encode()
+        self._texts, self._breaks = tf.constant(texts), bool(breaking)
+        self._space = None
+        if trailing_space:
+            self._space = self._names.index(SPACE) if SPACE in names else UNK
         self._tags = None
         if leading_tag:
             tags = {name: id_ for id_, name in enumerate(names) if name.startswith(">>") and name.endswith("<<")}
@@ -71,9 +87,13 @@ class MappedTokenizer(Tokenizer):
         values = json.loads(content)
         return cls(base64.b64decode(values.pop("model")), **values)
 
+    def framed(self, before: Sequence[int]) -> Self:
+        """The same tokenizer with other ids before each string."""
+        return type(self)(self._model, **{**json.loads(self._settings), "before": before})
+
     def content(self) -> bytes:
         model = base64.b64encode(self._model).decode()
-        return (json.dumps({"model": model, **self.settings}, ensure_ascii=False) + "\n").encode()
+        return (json.dumps({"model": model, **json.loads(self._settings)}, ensure_ascii=False) + "\n").encode()
 
     @property
     def vocabulary_size(self) -> int:
@@ -97,22 +117,30 @@ class MappedTokenizer(Tokenizer):
             known = self._tags.lookup(tags)[:, None]
             parts.append(tf.ragged.boolean_mask(known, tagged[:, None]))
             strings = tf.strings.regex_replace(strings, LEADING_TAG, "", replace_global=False)
+        ends_in_space = None if self._space is None else tf.strings.regex_full_match(strings, f"(?s).*{WHITE_SPACE}")
+        if not self._normalize:
+            strings = tf.strings.regex_replace(strings, WHITE_SPACE, " ")
         pieces = self._pieces.tokenize(strings)
         flat = pieces.flat_values
         flat = tf.gather(self._ids, flat) if self._spelled is None else self._spelled.lookup(flat)
         parts.append(pieces.with_flat_values(flat))
+        if ends_in_space is not None:
+            space = tf.tile(tf.constant([[self._space]]), [num_rows, 1])
+            parts.append(tf.ragged.boolean_mask(space, ends_in_space[:, None]))
         if self.after:
             parts.append(tf.tile(tf.constant([self.after]), [num_rows, 1]))
         return tf.concat(parts, 1) if len(parts) > 1 else parts[0]
 
     def _decode(self, ids):
         texts = tf.strings.reduce_join(tf.gather(self._texts, ids), -1)
+        if self._breaks:
+            texts = tf.strings.regex_replace(texts, f"{BREAK} ?", "")
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
         return tf.strings.strip(texts) if self._strip else tf.strings.regex_replace(
             texts, "^ ", "", replace_global=False)
 
 
-def _texts(model: bytes, names: Sequence[str], ids: Sequence[int], silent: Sequence[int]) -> list[bytes]:
+def _texts(model: bytes, names: Sequence[str], ids: Sequence[int], silent: Collection[int]) -> list[bytes]:
     """What each id decodes to."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     are_bytes = {id_ for piece, id_ in enumerate(ids) if processor.is_byte(piece)}

@@ -1,14 +1,25 @@
 """The families that are built as BART (Lewis et al., 2020, arXiv:1910.13461): their names are the same."""
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfseq2seq.converters.base import Conversion, Ids
 from tfseq2seq.converters.transformers.files import ModelFiles
 from tfseq2seq.converters.transformers.generation import decode_table, special_id
-from tfseq2seq.converters.transformers.vocabularies import marian_tokenizers
+from tfseq2seq.converters.transformers.vocabularies import (
+    bart_tokenizers,
+    language_tokenizers,
+    marian_tokenizers,
+    pegasus_tokenizers,
+    unknown_id,
+)
 from tfseq2seq.converters.weights import Weights
+from tfseq2seq.layers.positions import sinusoids
+from tfseq2seq.tokenizers import Tokenizer
 
 ACTIVATIONS = {
     "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "swish",
@@ -98,43 +109,117 @@ def ids_of(files: ModelFiles, size: int, unknown: int | None) -> Ids:
     return Ids(size, pad, unknown, start, end)
 
 
-def read_marian(files: ModelFiles) -> Conversion:
-    """MarianMT, as of OPUS-MT (Tiedemann & Thottingal, 2020)."""
-    files.need({
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """What differs among the families that are built as BART.
+
+    Attributes:
+        name: for the user.
+        task: of the recipe.
+        norm: "pre", then there is a last normalization, or "post".
+        positions: keys of both sides' tables.
+        embedding_norm: whether embeddings are normalized.
+        offset: of learned positions, rows at the start of their table that are no positions.
+        fixed: values of config.json that the family has, where they stand there.
+        tokenizers: (files, ids, languages) to both sides' tokenizers.
+    """
+
+    name: str
+    task: str
+    norm: str
+    positions: Mapping[str, Any]
+    embedding_norm: bool = False
+    offset: int = 0
+    fixed: Mapping[str, tuple[Any, ...]]
+    tokenizers: Callable[..., tuple[Tokenizer, Tokenizer]]
+
+
+_HALVES = {"positions": "sinusoidal", "waves": "halves"}
+MARIAN = Family(
+    name="MarianMT", task="translation", norm="post", positions=_HALVES, tokenizers=marian_tokenizers,
+    fixed={
         "normalize_before": (False,), "normalize_embedding": (False,), "add_final_layer_norm": (False,),
-        "static_position_embeddings": (True,), "share_encoder_decoder_embeddings": (True,),
-        "is_encoder_decoder": (True,)})
+        "static_position_embeddings": (True,), "share_encoder_decoder_embeddings": (True,)})
+PEGASUS = Family(
+    name="Pegasus", task="summarization", norm="pre", positions=_HALVES, tokenizers=pegasus_tokenizers,
+    fixed={
+        "normalize_before": (True,), "normalize_embedding": (False,), "add_final_layer_norm": (True,),
+        "static_position_embeddings": (True,)})
+M2M100 = Family(
+    name="M2M100", task="translation", norm="pre", positions={"positions": "sinusoidal", "waves": "timing"},
+    tokenizers=language_tokenizers, fixed={"normalize_before": (True,), "normalize_embedding": (False,)})
+MBART = Family(
+    name="mBART", task="translation", norm="pre", positions={"positions": "learned"}, embedding_norm=True, offset=2,
+    tokenizers=language_tokenizers,
+    fixed={
+        "normalize_before": (True,), "normalize_embedding": (True,), "add_final_layer_norm": (True,),
+        "static_position_embeddings": (False,)})
+
+BART = Family(
+    name="BART", task="summarization", norm="post", positions={"positions": "learned"}, embedding_norm=True, offset=2,
+    tokenizers=bart_tokenizers,
+    fixed={
+        "normalize_before": (False,), "normalize_embedding": (True,), "add_final_layer_norm": (False,),
+        "static_position_embeddings": (False,), "extra_pos_embeddings": (2,)})
+
+
+def read_bart(family: Family, files: ModelFiles, **languages: str) -> Conversion:
+    """A model of a family. `languages`: "source_language" and "target_language", where they are tokens."""
+    files.need({"is_encoder_decoder": (True,), **family.fixed})
     size = files.get("vocab_size")
     files.need({"decoder_vocab_size": (size,)})
-    weights, vocabulary = files.weights(), files.json("vocab.json")
-    ids = ids_of(files, size, vocabulary.get("<unk>"))
+    weights, config = files.weights(), files.config
+    unknown = unknown_id(files)
+    ids = ids_of(files, size, unknown)
+    most = config.get("max_position_embeddings", 1024)
     share, arrays = embeddings(weights, files, ids)
-    tables = {
-        side: stack_table(files, side, norm="post", positions="sinusoidal", waves="halves")
-        for side in ("encoder", "decoder")}
-    for side, table in tables.items():
-        arrays |= stack(weights, side, table["layers"], final_norm=False, embedding_norm=False)
-        weights.leave([f"model.{side}.embed_positions.weight"])  # computed
+    positions = dict(family.positions)
+    if positions.get("waves") == "timing":
+        positions["first_position"] = files.get("pad_token_id") + 1
+    sides: dict[str, Any] = {}
+    for side in ("encoder", "decoder"):
+        table = stack_table(
+            files, side, norm=family.norm, normalize_embeddings=family.embedding_norm, **positions)
+        arrays |= stack(weights, side, table["layers"], family.norm == "pre", family.embedding_norm)
+        learned = _positions(weights, side, family, table, most)
+        if learned is not None:
+            table |= {"positions": "learned", "max_positions": len(learned)}
+            arrays[f"{side}.stack.learned.table"] = learned
+        sides[side] = table
+        weights.leave([f"model.{side}.embed_positions.weights", f"model.{side}.version"])  # computed, or no weight
     weights.refuse_leftovers()
-    most = files.config.get("max_position_embeddings", 512)
+    source, target = family.tokenizers(files, ids, **languages)
     notes: list[str] = []
     model = {
         "embedding_units": files.get("d_model"), "share_embeddings": share,
-        "scale_embeddings": bool(files.config.get("scale_embedding", False)), "output_bias": share == "all", **tables}
-    source, target = marian_tokenizers(files, ids)
+        "scale_embeddings": bool(config.get("scale_embedding", False)), "output_bias": share == "all", **sides}
     return Conversion(
         {
-            "task": "translation", "model": model, "decode": decode_table(files.generation, ids, most, notes=notes),
+            "task": family.task, "model": model, "decode": decode_table(files.generation, ids, most, notes=notes),
             "data": {"max_source_length": most, "max_target_length": most}, "train": FINE_TUNING,
             "export": {"max_source_length": most}},
-        source, target, arrays, _architecture("MarianMT", tables), len(weights.taken), notes, their_ids=ids)
+        source, target, arrays, architecture(family.name, sides), len(weights.taken), notes, their_ids=ids)
+
+
+def _positions(weights: Weights, side: str, family: Family, table: dict[str, Any], most: int) -> np.ndarray | None:
+    """The table of positions of a side; None where they are computed, and the files hold no others."""
+    name = f"model.{side}.embed_positions.weight"
+    if table["positions"] == "learned":
+        return weights.take(name)[family.offset :]
+    if table["waves"] != "halves" or name not in weights:
+        return None
+    values = weights.take(name)
+    computed = sinusoids(tf.range(len(values)), table["units"], "halves").numpy()
+    close = values.shape == computed.shape and np.allclose(values, computed, rtol=0, atol=1e-3)
+    return None if close else values
 
 
 # Small steps from weights that are good already.
 FINE_TUNING: dict[str, Any] = {"learning_rate": 5e-5, "label_smoothing": 0.0}
 
 
-def _architecture(name: str, tables: dict[str, Any]) -> str:
+def architecture(name: str, tables: dict[str, Any]) -> str:
+    """What was found, in a line."""
     sides = (
         f"{side} of {table['layers']} layers, {table['units']} wide, {table['heads']} heads, feed-forward "
         f"{table['feed_forward_units']} {table['activation']}" for side, table in tables.items())

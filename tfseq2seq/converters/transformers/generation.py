@@ -51,6 +51,7 @@ def decode_table(
     table["num_hypotheses"] = generation.get("num_return_sequences") or 1
     table["block_ngrams"] = generation.get("no_repeat_ngram_size") or 0
     table["forbidden_ids"] = _phrases(generation, ids)
+    table["forbidden_first"] = [int(ids.ours[id_]) for id_ in generation.get("begin_suppress_tokens") or []]
     if generation.get("repetition_penalty", 1.0) != 1.0:
         table["repetition_penalty"] = float(generation["repetition_penalty"])
         if beams > 1 and notes is not None:
@@ -67,9 +68,11 @@ def _lengths(generation: dict[str, Any], ids: Ids, most: int, prompt_length: int
     forced = _single(generation.get("forced_eos_token_id"), "forced_eos_token_id")
     if forced is not None and forced != _single(generation.get("eos_token_id"), "eos_token_id"):
         raise _unsupported("forced_eos_token_id", forced, "it must be eos_token_id or none")
-    limit = max(1, min(limit, most))
+    given, cut = prompt_length - 1, forced is None  # what the prompt holds beside the start counts here
+    limit = max(1, min(limit + given, most - cut))
     return {
-        "max_length": limit, "min_length": min(least, limit), "free_end": forced is not None, "cut": forced is None}
+        "max_length": limit, "min_length": min(least + given, limit), "free_end": not cut, "cut": cut,
+        "count_prefix": given == 0}
 
 
 def _sampling(generation: dict[str, Any], beams: int) -> dict[str, Any]:
