@@ -19,6 +19,7 @@ from pipelines.held_out import side
 from pipelines.pairs import DataError, Pair, Progress, Splits
 from pipelines.reading import read_lines
 from pipelines.spoken_digits import read_spoken_digits
+from pipelines.synthesis import read_digit_strings, read_sentences
 
 # Letter in the file -> the translation it stands for; of those in the file, the ones in the public domain.
 TRANSLATIONS = {
@@ -45,12 +46,14 @@ class Corpus:
         read: turns the fetched files, in their order, and the pair of languages into splits.
         license: of the data, in a sentence.
         example: a pair of languages that there is; None where there are none to choose.
+        made_here: whether `read` takes `progress` too, (done, total), as it has work to do.
     """
 
     files: Callable[[str | None], Sequence[PackageFile | WebFile]]
     read: Callable[..., Splits]
     license: str
     example: str | None = None
+    made_here: bool = False
 
 
 def obtain(corpus: str, pair: str | None = None, progress: Progress | None = None) -> Splits:
@@ -74,7 +77,7 @@ def obtain(corpus: str, pair: str | None = None, progress: Progress | None = Non
         raise DataError(f"{refused[0]} All files of this corpus together: {TRUST}=\"{sums}\".")
     if refused:
         raise refused[0]
-    return known.read(*paths, pair)
+    return known.read(*paths, pair, **({"progress": progress} if known.made_here else {}))
 
 
 def find_corpus(name: str, pair: str | None) -> Corpus:
@@ -130,6 +133,12 @@ def read_bible(path: Path, pair: str | None) -> Splits:
     finally:
         connection.close()
     return splits
+
+
+def read_espeak_sentences(path: Path, pair: str | None = None, progress: Progress | None = None) -> Splits:
+    """Clauses of the Bible in Basic English, whose words are a thousand, spoken by espeak-ng."""
+    english = [verse for pairs in read_bible(path, "en_basic-en") for verse, _ in pairs]
+    return read_sentences(english, progress)
 
 
 def _letters(pair: str | None) -> tuple[str, str]:
@@ -272,6 +281,12 @@ CORPORA = {
             url="https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip",
             read_verifies=True)),
         read=read_spoken_digits, license="Free Spoken Digit Dataset (Jackson et al., 2018), CC BY-SA 4.0."),
+    "espeak_digits": Corpus(
+        files=_always(), read=read_digit_strings, made_here=True,
+        license="Made by espeak-ng, whose licence (GPL-3) does not reach what it says."),
+    "espeak_sentences": Corpus(
+        files=lambda pair: _bible_files("en_basic-en"), read=read_espeak_sentences, made_here=True,
+        license="Bible in Basic English, in the public domain, spoken by espeak-ng."),
     "conll2018": Corpus(
         files=_conll2018_files, read=read_conll2018, example="german",
         license="CoNLL-SIGMORPHON 2018 shared task (Cotterell et al., 2018), from Wiktionary, CC-BY-SA."),

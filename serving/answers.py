@@ -87,27 +87,39 @@ class Answers:
 
     def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
         """The model's outputs."""
+        with self._hold(request) as servable:
+            return self._predict(servable, request)
+
+    def predict_filled(self, spec: Any, fill: Callable[[dict[str, Any], Any], str]) -> tuple[str, Any]:
+        """The outputs for inputs that are written when the version that answers is known.
+
+        Args:
+            spec: ModelSpec.
+            fill: is given TensorInfo of each input of the signature, and the map of TensorProto to fill.
+        Returns:
+            what `fill` returned, PredictResponse.
+        """
+        name = spec.signature_name or SERVING_DEFAULT
+        with self.models.hold(spec) as servable:
+            if name not in servable.signature_defs:
+                raise RequestError(INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def')
+            request = predict_pb2.PredictRequest(model_spec=spec)
+            found = fill(dict(servable.signature_defs[name].inputs), request.inputs)
+            return found, self._predict(servable, request)
+
+    def _predict(self, servable: Any, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
         call = CALL.get()
         if call is not None:
             call.check()
         shapes = [proto.tensor_shape for proto in request.inputs.values()]
         rows = max((shape.dim[0].size for shape in shapes if shape.dim), default=0)
-        with self._hold(request) as servable:
-            if rows > self._limits.max_rows:
-                raise RequestError(
-                    INVALID_ARGUMENT,
-                    f"A request holds at most {self._limits.max_rows} rows; send it in parts. Received: {rows} rows.")
-            if call is not None:
-                call.model, call.version, call.rows = request.model_spec.name, servable.version, rows
-            return servable.predict(request)
-
-    def inputs(self, spec: Any) -> dict[str, Any]:
-        """TensorInfo of each input of the signature that a ModelSpec names, as the REST API needs it."""
-        name = spec.signature_name or SERVING_DEFAULT
-        with self.models.hold(spec) as servable:
-            if name not in servable.signature_defs:
-                raise RequestError(INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def')
-            return dict(servable.signature_defs[name].inputs)
+        if rows > self._limits.max_rows:
+            raise RequestError(
+                INVALID_ARGUMENT,
+                f"A request holds at most {self._limits.max_rows} rows; send it in parts. Received: {rows} rows.")
+        if call is not None:
+            call.model, call.version, call.rows = request.model_spec.name, servable.version, rows
+        return servable.predict(request)
 
     def metadata(self, request: Any) -> Any:
         """GetModelMetadataResponse."""

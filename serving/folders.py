@@ -74,8 +74,10 @@ def find_version(folder: Path, which: str = LATEST) -> Path:
 def read_labels(folder: Path) -> dict[str, int]:
     """Label -> version, in the order of the labels; empty where there is no file of them.
 
+    A label whose version was removed is none any more; it harms no other.
+
     Raises:
-        ValueError: the file is broken, or names a version that is not there.
+        ValueError: the file is broken, or `folder` holds no version.
     """
     path = folder / LABELS
     try:
@@ -87,14 +89,11 @@ def read_labels(folder: Path) -> dict[str, int]:
     except ValueError:
         fine = False
     if not fine:
-        raise ValueError(f"{path}: needs an object of labels with their versions, as {{\"stable\": 3}}.")
+        raise ValueError(
+            f"{path}: needs an object of labels with their versions, as {{\"stable\": 3}}; mend it, or remove it and "
+            f"give the labels anew. Received: {path.read_text(encoding='utf-8', errors='replace')[:100]!r}.")
     versions = find_versions(folder)
-    for label, version in labels.items():
-        if version not in versions:
-            raise ValueError(
-                f"{path}: label {label!r} needs one of the versions {', '.join(map(str, versions))}; give it to one of "
-                f"them, or remove it. Received: {version}.")
-    return dict(sorted(labels.items()))
+    return {label: version for label, version in sorted(labels.items()) if version in versions}
 
 
 def change_labels(folder: Path, give: dict[str, int], remove: list[str] | None = None) -> dict[str, int]:
@@ -103,7 +102,7 @@ def change_labels(folder: Path, give: dict[str, int], remove: list[str] | None =
     Returns:
         The labels as they are then.
     Raises:
-        ValueError: a name cannot be a label, a version is not there, or a label to be removed.
+        ValueError: a name cannot be a label, a version is not there, or a label to be removed; or the file is broken.
     """
     versions = find_versions(folder)
     for label, version in give.items():
@@ -113,14 +112,14 @@ def change_labels(folder: Path, give: dict[str, int], remove: list[str] | None =
                 f"{folder}: label {label!r} needs one of the versions {', '.join(map(str, versions))}. "
                 f"Received: {version}.")
     with _locked(folder):
-        path = folder / LABELS
-        labels = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        labels = read_labels(folder)
         for label in remove or ():
             if label not in labels:
-                raise ValueError(f"{path}: has no label {label!r}; it has: {', '.join(labels) or 'none'}.")
+                raise ValueError(f"{folder / LABELS}: has no label {label!r}; it has: {', '.join(labels) or 'none'}.")
             del labels[label]
-        write_atomically(path, json.dumps(dict(sorted({**labels, **give}.items())), indent=2) + "\n")
-    return read_labels(folder)
+        labels = dict(sorted({**labels, **give}.items()))
+        write_atomically(folder / LABELS, json.dumps(labels, indent=2) + "\n")
+    return labels
 
 
 def check_label(label: str) -> None:

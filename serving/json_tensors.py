@@ -287,6 +287,8 @@ def _decimal(value: float, dtype: Any, digits: int) -> str:
         return "NaN"
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
+    if value == 0:  # most of an attention matrix, whose rows are as long as the longest
+        return "-0.0" if math.copysign(1.0, value) < 0 else "0.0"
     text = f"{value:.6g}"
     if dtype(text) != dtype(value):
         text = f"{value:.{digits}g}"
@@ -313,7 +315,10 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value)[:_MAX_SHOWN]
+    try:
+        return json.dumps(value)[:_MAX_SHOWN]
+    except RecursionError:  # read it was, but writing takes a frame more
+        return "(nested too deeply to be shown)"
 
 
 def _listed(shape: list[int]) -> str:

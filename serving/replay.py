@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving.signatures import AS_EXPORTED, DEFAULT_MODEL, SIGNATURES
+from serving.signatures import ALL_SIGNATURES, AS_EXPORTED, DEFAULT_MODEL
 
 TOLERANCE = 1e-4  # of a score, times 1 nat + its size: near 0 rounding is not relative to it
-ROWS = 8  # of a request: no server refuses as many
+ROWS, BYTES = 8, 2_000_000  # of a request: no server refuses as many
 MOST_WARM_UP = 1000  # records; TensorFlow Serving refuses a model with more
 UNTOLD = {"attention"}  # outputs that are not kept: 100 times as large as all others together
 
@@ -35,7 +35,7 @@ def write_warm_up(path: Path, inputs: Mapping[str, Rows], num_lines: int, alone:
     for signature, by_input in inputs.items():
         lengths = [len(row) for row in next(iter(by_input.values()))]
         rows = _spread(lengths, num_lines)
-        groups = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)]
+        groups = _groups(rows, by_input)
         groups += [[row] for row in rows] if alone else []
         requests += [request_of(signature, by_input, group) for group in groups]
     if len(requests) > MOST_WARM_UP:
@@ -61,13 +61,12 @@ def write_replay(path: Path, inputs: Mapping[str, Rows], answers: Mapping[str, O
         for signature, by_input in inputs.items():
             kept = [name for name in answers[signature] if name not in UNTOLD]
             num_rows = len(next(iter(by_input.values())))
-            for at in range(0, num_rows, ROWS):
+            for rows in _groups(range(num_rows), by_input):
                 log = prediction_log_pb2.PredictionLog()
-                rows = range(at, min(at + ROWS, num_rows))
                 log.predict_log.request.CopyFrom(request_of(signature, by_input, rows))
                 log.predict_log.request.output_filter.extend(kept)
                 for name in kept:
-                    values = answers[signature][name][rows.start : rows.stop]
+                    values = answers[signature][name][rows]
                     log.predict_log.response.outputs[name].CopyFrom(tf.make_tensor_proto(values))
                 writer.write(log.SerializeToString())
 
@@ -104,7 +103,7 @@ def request_of(signature: str, by_input: Rows, rows: Sequence[int]) -> predict_p
     request.model_spec.name, request.model_spec.signature_name = DEFAULT_MODEL, signature
     for name, values in by_input.items():
         request.inputs[name].CopyFrom(
-            tf.make_tensor_proto([values[row] for row in rows], SIGNATURES[signature].inputs[name]))
+            tf.make_tensor_proto([values[row] for row in rows], ALL_SIGNATURES[signature].inputs[name]))
     return request
 
 
@@ -125,8 +124,8 @@ def find_difference(
             if found.shape == wanted.shape and is_same(wanted[row], found[row]):
                 continue
             line = {
-                name: value.decode("utf-8", "replace")[:80] if isinstance(value, bytes) else value
-                for name, value in ((name, values[at + row]) for name, values in by_input.items())
+                name: _shortened(value) for name, value in (
+                    (name, values[at + row]) for name, values in by_input.items())
                 if value == value and value not in (*AS_EXPORTED.values(), b"")}
             answer = _printable(found[row]) if row < len(found) else "nothing"
             return (
@@ -135,12 +134,33 @@ def find_difference(
     return None
 
 
+def _shortened(value: Any) -> Any:
+    if isinstance(value, list):
+        return f"{len(value)} numbers"
+    return value.decode("utf-8", "replace")[:80] if isinstance(value, bytes) else value
+
+
 def is_same(wanted: Any, found: Any) -> bool:
     """Equal; of floats, up to `TOLERANCE`. -inf equals -inf, NaN equals nothing."""
     wanted, found = np.asarray(wanted), np.asarray(found)
     if wanted.dtype.kind == "f":
         return bool(np.all(np.isclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)))
     return bool(np.all(wanted == found))
+
+
+def _groups(rows: Sequence[int], by_input: Rows) -> list[list[int]]:
+    """The rows, in their order, as requests of at most `ROWS` rows and, where there are several, `BYTES`."""
+    groups: list[list[int]] = []
+    size = 0
+    for row in rows:
+        added = sum(4 * len(values[row]) if isinstance(values[row], list) else len(values[row]) if isinstance(
+            values[row], bytes) else 8 for values in by_input.values())
+        size += added
+        if not groups or len(groups[-1]) == ROWS or size > BYTES:
+            groups.append([])
+            size = added
+        groups[-1].append(row)
+    return groups
 
 
 def _spread(lengths: Sequence[int], count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_pb2,
-    predict_pb2,
     regression_pb2,
 )
 
@@ -154,9 +154,8 @@ class Rest:
     def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
         document = json_tensors.parse(body)
         spec.signature_name = json_tensors.read_signature(document)
-        request = predict_pb2.PredictRequest(model_spec=spec)
-        kind = json_tensors.fill_inputs(document, self._answers.inputs(spec), request.inputs)
-        return json_tensors.write_outputs(self._answers.predict(request).outputs, kind) + b"\n"
+        kind, response = self._answers.predict_filled(spec, functools.partial(json_tensors.fill_inputs, document))
+        return json_tensors.write_outputs(response.outputs, kind) + b"\n"
 
     def _refuse(self, method: str, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
         document = json_tensors.parse(body)
@@ -200,9 +199,10 @@ def _spec(name: str, version: str | None, label: str | None) -> model_pb2.ModelS
     except UnicodeDecodeError as error:
         raise RequestError(INVALID_ARGUMENT, f"Failed to decode model name:{name}") from error
     if version:
-        if int(version[:20]) >= 1 << 63:
+        significant = version.lstrip("0") or "0"
+        if len(significant) > 19 or int(significant) >= 1 << 63:
             raise RequestError(INVALID_ARGUMENT, f"Failed to convert version: {version[:100]} to numeric.")
-        spec.version.value = int(version)
+        spec.version.value = int(significant)
     return spec
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  # registers the tokenizers' operations
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
@@ -79,17 +80,17 @@ def load(version: int, folder: Path, batcher: Batcher | None = None) -> Servable
     try:
         saved = saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL).read_bytes())
         model = load_model(folder)
+        functions = {
+            name: (batcher and batcher.join(function)) or function for name, function in model.signatures.items()}
     except Exception as error:  # a broken file raises whatever the broken part is read by
         raise ValueError(f"{folder}: not a SavedModel that can be loaded: {short_message(error)}") from error
-    functions = {
-        name: (batcher and batcher.join(function)) or function for name, function in model.signatures.items()}
     definitions = {
         name: saved.meta_graphs[0].signature_def[name] for name in saved.meta_graphs[0].signature_def}
     servable = Servable(version, definitions, functions, model)
     try:
         for request in _warm_up_requests(folder, servable):
             servable.predict(request)
-    except (RequestError, tf.errors.OpError) as error:
+    except (RequestError, tf.errors.OpError, DecodeError) as error:
         raise ValueError(f"{folder}: fails on a warm-up request: {short_message(error)}") from error
     return servable
 

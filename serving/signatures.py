@@ -32,9 +32,9 @@ Strings = str | Sequence[str | None] | None
 Phrases = str | Sequence[str] | Sequence[str | Sequence[str] | None] | None
 
 
-# Of a model of speech "text" and "source" are the bytes of WAV files; it has one more signature, for samples [N, L]
-# float32 in [-1, 1], of which `num_samples` [N] int32 are real, at `sample_rate` [N] int32 Hz. A server that batches
-# joins only requests of one width L; strings it always can.
+# Of a model of speech "text" and "source" are the bytes of WAV files; it has no tokens of a source, but a signature
+# more, for samples [N, L] float32 in [-1, 1], of which `num_samples` [N] int32 are real, at `sample_rate` [N] int32 Hz.
+# A server that batches joins only requests of one width L; strings it always can.
 SAMPLES = "samples"
 
 
@@ -77,6 +77,9 @@ SIGNATURES = {
     # [N] string, of the source; [N, S] int32, 0 after the end; [N] int32.
     TOKENIZE: Signature({"text": "string"}, ("tokens", "ids", "length", "truncated")),
 }
+SPEECH_SIGNATURES = {name: each for name, each in SIGNATURES.items() if name != TOKENIZE} | {
+    SAMPLES: Signature({"samples": "float32", "num_samples": "int32", "sample_rate": "int32"}, _ANSWERS)}
+ALL_SIGNATURES = SIGNATURES | SPEECH_SIGNATURES
 
 
 def join_phrases(phrases: Phrases) -> Strings:

@@ -5,6 +5,8 @@ import gc
 import logging
 import os
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +112,10 @@ class Models:
         """Looks at the folders once: loads what is new and whole, unloads what is not wanted any more."""
         with self._changing:
             for model in list(self._models.values()):
-                self._update(model, at_once=False)
+                try:
+                    self._update(model, at_once=False)
+                except Exception:  # whatever lies in a folder, it is no trouble of the other models
+                    _log.exception("looking for new versions of model %s failed", model.settings.name)
 
     @contextlib.contextmanager
     def hold(self, spec: Any) -> Iterator[servables.Servable]:
@@ -138,8 +143,8 @@ class Models:
         with self._lock:
             model = self._models.get(spec.name)
             states = dict(model.states) if model else {}
-        if spec.WhichOneof("version_choice"):
-            version = spec.version.value if spec.HasField("version") else self._labelled(spec)
+            version = self._asked_for(spec)
+        if version is not None:
             if version not in states:
                 raise RequestError(NOT_FOUND, f"Could not find version {version} of model {spec.name}")
             states = {version: states[version]}
@@ -169,6 +174,11 @@ class Models:
             before = self._models
             after = {each.name: before.get(each.name) or _Model(each) for each in models}
             for each in models:
+                if after[each.name].settings.folder != each.folder and after[each.name].loaded:
+                    _log.warning(  # as TensorFlow Serving, which knows a version by its number
+                        "model %s has another folder, %s: versions that are loaded (%s) stay as they were; export the "
+                        "new ones under other numbers", each.name, each.folder,
+                        ", ".join(map(str, sorted(after[each.name].loaded))))
                 after[each.name].settings = each
             with self._lock:
                 self._models = after
@@ -181,10 +191,7 @@ class Models:
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
-            try:
-                self.poll()
-            except Exception:  # whatever lies in a folder, the next look may go well
-                _log.exception("looking for new versions failed")
+            self.poll()
 
     def _update(self, model: _Model, at_once: bool) -> None:
         try:
@@ -225,7 +232,7 @@ class Models:
         self._set_state(model, version, State.LOADING)
         try:
             servable = servables.load(version, path, self._batcher)
-        except ValueError as error:
+        except Exception as error:  # a broken file raises whatever the broken part is read by
             model.failed[version] = content
             self._set_state(model, version, State.END, str(error))
             _log.error("version %d of model %s cannot be loaded: %s", version, name, error)
@@ -239,11 +246,12 @@ class Models:
 
     def _unload(self, model: _Model, versions: set[int]) -> None:
         for version in sorted(versions):
-            with self._lock:
+            with self._lock:  # all at once: the last request that uses it says END from another thread
                 held = model.loaded.pop(version)
                 held.leaving = True
                 gone = not held.users
-            self._set_state(model, version, State.UNLOADING)
+                model.states[version] = _status(version, State.UNLOADING)
+            self._tell_change()
             if gone:
                 self._unloaded(model.settings.name, held)
 
@@ -251,29 +259,28 @@ class Models:
         version = held.servable.version
         with self._lock:
             model = self._models.get(name)
-        if model is not None and version not in model.loaded:
-            self._set_state(model, version, State.END)
-        del held.servable  # of which Python's functions form circles, which hold the variables
-        gc.collect()
-        _log.info("version %d of model %s is unloaded", version, name)
+            if model is not None and version not in model.loaded:
+                model.states[version] = _status(version, State.END)
+        model_alive = weakref.ref(held.servable.model)
+        del held.servable
+        threading.Thread(
+            target=_collect, args=(model_alive, version, name), name="serving-unloading", daemon=True).start()
 
     def _set_state(self, model: _Model, version: int, state: int, error: str = "") -> None:
-        status = State(version=version, state=state)
-        status.status.SetInParent()  # error_code 0, said aloud as TensorFlow Serving does
-        if error:
-            status.status.error_code, status.status.error_message = UNKNOWN, error
         with self._lock:
-            model.states[version] = status
+            model.states[version] = _status(version, state, error)
+        self._tell_change()
+
+    def _tell_change(self) -> None:
+        with self._lock:
             ready = {name: bool(each.loaded) for name, each in self._models.items()}
         self._on_change(ready)
 
     def _take(self, spec: Any) -> _Held:
         if not spec.name:
             raise RequestError(INVALID_ARGUMENT, "ModelSpec has no name specified.")
-        version = self._labelled(spec) if spec.HasField("version_label") else None
-        if spec.HasField("version"):
-            version = spec.version.value
-        with self._lock:
+        with self._lock:  # at once: a label may move and its old version go
+            version = self._asked_for(spec)
             model = self._models.get(spec.name)
             loaded = model.loaded if model else {}
             found = max(loaded, default=None) if version is None else version
@@ -283,13 +290,39 @@ class Models:
         wanted = f"Latest({spec.name})" if version is None else f"Specific({spec.name}, {version})"
         raise RequestError(NOT_FOUND, f"Servable not found for request: {wanted}")
 
-    def _labelled(self, spec: Any) -> int:
-        with self._lock:
-            model = self._models.get(spec.name)
-            labels = model.labels if model else {}
+    def _asked_for(self, spec: Any) -> int | None:
+        """The version that a ModelSpec names, by its number or its label; None where it names none. Holds the lock."""
+        if not spec.WhichOneof("version_choice"):
+            return None
+        if spec.HasField("version"):
+            return spec.version.value
+        model = self._models.get(spec.name)
+        labels = model.labels if model else {}
         if spec.version_label not in labels:
             raise RequestError(INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}")
         return labels[spec.version_label]
+
+
+def _status(version: int, state: int, error: str = "") -> Any:
+    status = State(version=version, state=state)
+    status.status.SetInParent()  # error_code 0, said aloud as TensorFlow Serving does
+    if error:
+        status.status.error_code, status.status.error_message = UNKNOWN, error
+    return status
+
+
+def _collect(alive: Callable[[], Any], version: int, name: str) -> None:
+    """Gives back the memory of a version: its Python functions form circles, which hold the variables.
+
+    Not in the thread of the last request, whose own frames hold them still.
+    """
+    for seconds in (0.05, 0.5, 5.0, 30.0):
+        time.sleep(seconds)
+        gc.collect()
+        if alive() is None:
+            _log.info("version %d of model %s is unloaded", version, name)
+            return
+    _log.warning("version %d of model %s takes no requests any more, but something holds its memory", version, name)
 
 
 def _content(folder: Path) -> object:

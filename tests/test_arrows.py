@@ -164,6 +164,7 @@ ARROWS = {
         "tfseq2seq.generation",
         "pipelines.text",
         "pipelines.audio",
+        "pipelines.wav",
         "serving.checksums",
         "serving.folders",
         "serving.replay",

@@ -6,6 +6,7 @@ from rich.console import Console
 from tfseq2seq import demo
 
 
+@pytest.mark.slow  # what it does is tested piece by piece
 def test_the_demo_goes_all_the_way_and_says_what_next(tiny_recipe, tmp_path, monkeypatch):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(tiny_recipe.read_text().replace("[train]\n", "[train]\nmax_minutes = 5\n"))

@@ -111,6 +111,7 @@ def test_the_export_carries_its_recipe(exported, opened):
     assert config == json.loads(opened[0].model_dump_json())
 
 
+@pytest.mark.slow  # tests/test_applications.py goes the same way with other subwords
 def test_subwords_go_all_the_way(tmp_path):
     """Translation with one shared sentencepiece model, tied embeddings, GRU and input feeding, in bfloat16."""
     numbers = ["one", "two", "three", "four", "five", "six", "seven"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from rich.console import Console
+from tensorflow_serving.apis import prediction_log_pb2
 from typer.testing import CliRunner
 
 from pipelines.audio import FrontEnd
@@ -16,6 +17,7 @@ from pipelines.recordings import num_frames, read_recording
 from pipelines.sides import EMPTY
 from pipelines.tasks.speech import nearest_recording
 from pipelines.wav import encode_wav
+from serving.checking import check_export
 from tfseq2seq.config import Audio, ConfigError, load_recipe
 from tfseq2seq.structures import source_mask
 
@@ -58,6 +60,7 @@ max_length = 6
 num_hypotheses = 2
 max_source_length = 64
 check_lines = 4
+weights = "float16"
 """
 
 
@@ -220,6 +223,10 @@ def test_a_server_answers_bytes_and_samples_as_the_run_does(run, exported):
         result = CliRunner().invoke(cli.app, ["request", "--file", paths[0], "--address", server.address])
         assert result.exit_code == 0, result.output
         assert result.output.splitlines()[0].split("\t")[::2] == [paths[0], expected[0][0]]
+    warm_up = tf.data.TFRecordDataset(str(exported / "1" / "assets.extra" / "tf_serving_warmup_requests"))
+    logs = [prediction_log_pb2.PredictionLog.FromString(each.numpy()) for each in warm_up]
+    assert "samples" in {log.predict_log.request.model_spec.signature_name for log in logs}
+    assert check_export(exported).rows["samples"] == 4
     served = tf.saved_model.load(str(exported / "1")).signatures["samples"]
     samples = np.frombuffer(contents[0][44:], np.float32)
     found = served(

@@ -30,6 +30,8 @@ from serving.signatures import (
 
 Answer = TypeVar("Answer")
 
+PIECE_BYTES = 2_900_000  # a server takes 4 MiB by default, and in Base64 strings are a third longer
+
 
 class Output(NamedTuple):
     """Rank and type of an output; dimension 0 is the rows of the request."""
@@ -100,10 +102,15 @@ class Question(Generic[Answer]):
             for name, values in inputs.items()}
 
     def pieces(self, rows: int) -> Iterator[Piece]:
-        """Requests of at most `rows` rows, in order; none at all for a question without rows."""
-        for at in range(0, len(next(iter(self._columns.values()))), rows):
-            columns = {name: values[at : at + rows] for name, values in self._columns.items()}
-            yield Piece(self.signature, columns, self._dtypes, self.outputs)
+        """Requests of at most `rows` rows, in order, and of `PIECE_BYTES` where there are several; none for no row."""
+        start, size = 0, 0.0
+        sizes = [sum(_size(value) for value in row) for row in zip(*self._columns.values(), strict=True)]
+        for row, added in enumerate([*sizes, math.inf]):
+            size += added
+            if row > start and (row - start == rows or size > PIECE_BYTES):
+                columns = {name: values[start:row] for name, values in self._columns.items()}
+                yield Piece(self.signature, columns, self._dtypes, self.outputs)
+                start, size = row, added
 
 
 def predict(
@@ -230,6 +237,10 @@ def _pairs(
             "Client.score needs one target a source. "
             f"Received: {len(sources)} sources, {len(targets)} targets.")
     return Question(SCORE, {"source": sources, "target": targets}, _SCORE_OUTPUTS, answer)
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, bytes) else 8
 
 
 def _encode(name: str, strings: Sequence[str | bytes]) -> list[bytes]:

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.ablation pronunciation --data FOLDER [--steps 3000] [--only layerdrop r-drop]
 
 Trains the base and one run for each technique, with the same seed, data and steps; a run that is finished is not
-trained again, and one that was interrupted goes on. At the end it prints a table in Markdown: the test score of each
-with its 95 % interval over test lines, and the p-value of the paired bootstrap, that it differs from the base by
+trained again, and one that was interrupted goes on. At the end it prints a table in Markdown: the score of each with
+its 95 % interval over the lines of the split, and the p-value of the paired bootstrap, that it differs from the base by
 chance. What another seed, a longer training or a larger model would make of a technique is not in it.
+docs/ablation.md has the results.
 """
 
 import argparse
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--only", nargs="*", help="techniques that contain one of these words; default all")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--split", choices=["valid", "test"], default="test", help="what the scores are of")
     options = parser.parse_args()
     study = STUDIES[options.study]
     wanted = {"base": {}} | {
@@ -122,7 +124,7 @@ def main() -> None:
     with Progress() as bar:
         task = bar.add_task("scoring", total=None)
         found = assessment.compare_runs(
-            [Path(name) for name in names], "test", lambda stage, done, total: bar.update(
+            [Path(name) for name in names], options.split, lambda stage, done, total: bar.update(
                 task, description=stage, completed=done, total=total))
     print("\n".join(table(found, names)))
 

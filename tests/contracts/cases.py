@@ -8,6 +8,7 @@ import functools
 
 import keras
 import numpy as np
+import pytest
 
 from tfseq2seq.config import Model
 from tfseq2seq.model import build_model
@@ -156,15 +157,20 @@ PAIRS = [
     "transformer+transformer+all+copying",
 ]
 EACH_CASE = FEW_PAIRS + PAIRS[len(KIND_PAIRS) :]  # each encoder and each decoder at least once
-# Search sees of an encoder only what the decoder makes of it.
-SEARCHED_PAIRS = KIND_PAIRS + [
-    pair for pair in {pair.split("+")[1]: pair for pair in reversed(PAIRS)}.values() if pair not in KIND_PAIRS] + [
-    pair for pair in PAIRS if pair.endswith(COPYING)]
+# Search sees of an encoder only what the decoder makes of it: each decoder, and whatever copies.
+DECODER_PAIRS = [
+    *{pair.split("+")[1]: pair for pair in reversed(PAIRS)}.values(), *(pair for pair in PAIRS if COPYING in pair)]
+SEARCHED_PAIRS = list(dict.fromkeys([*FEW_PAIRS, *DECODER_PAIRS, *KIND_PAIRS]))
 
 # An EOS inside is one more token to all but the parallel encoder, which begins its next source there.
 SOURCE = np.array([[4, 5, EOS, 6, 7, EOS], [8, EOS, 9, EOS, PAD, PAD]], np.int32)
 TARGET = np.array([[BOS, 4, 5, 6], [BOS, 7, PAD, PAD]], np.int32)
 LABELS = np.array([[4, 5, 6, EOS], [7, EOS, PAD, PAD]], np.int32)
+
+
+def others_slowly(pairs, few):
+    """The pairs as parameters of a test; those that are not among `few` take their time with `pytest -m slow`."""
+    return [pair if pair in few else pytest.param(pair, marks=pytest.mark.slow) for pair in pairs]
 
 
 def model_config(pair):

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.contracts.cases import KIND_PAIRS, SEARCHED_PAIRS, SOURCE, TARGET_IDS, shared
+from tests.contracts.cases import (
+    DECODER_PAIRS,
+    FEW_PAIRS,
+    KIND_PAIRS,
+    SEARCHED_PAIRS,
+    SOURCE,
+    TARGET_IDS,
+    others_slowly,
+    shared,
+)
 from tests.reference import log_softmax, penalty
 from tfseq2seq.decoding import search
 from tfseq2seq.structures import BOS, EOS, PAD, Hypotheses
@@ -40,7 +49,7 @@ def read(outputs):
     return found._replace(tokens=np.pad(found.tokens, [(0, 0), (0, 0), (0, missing)], constant_values=PAD))
 
 
-@pytest.fixture(scope="module", params=SEARCHED_PAIRS)
+@pytest.fixture(scope="module", params=others_slowly(SEARCHED_PAIRS, FEW_PAIRS + DECODER_PAIRS))
 def searcher(request):
     return Searcher(shared(request.param))
 
@@ -79,7 +88,7 @@ def test_a_source_of_padding_is_answered_without_nan(found):
     assert np.isfinite(found.scores).all() and np.isfinite(found.attention).all()
 
 
-@pytest.mark.parametrize("searcher", KIND_PAIRS, indirect=True)
+@pytest.mark.parametrize("searcher", others_slowly(KIND_PAIRS, FEW_PAIRS), indirect=True)
 def test_exported_and_loaded_it_answers_the_same(searcher, found, tmp_path):
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(searcher, tmp_path, signatures=searcher.beam, options=options)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.contracts.cases import FEW_PAIRS, KIND_PAIRS, LABELS, PAIRS, SOURCE, TARGET, make, shared
+from tests.contracts.cases import FEW_PAIRS, KIND_PAIRS, LABELS, PAIRS, SOURCE, TARGET, make, others_slowly, shared
 from tests.reference import log_softmax
 from tfseq2seq.losses import TokenCrossEntropy
 from tfseq2seq.structures import PAD
@@ -64,9 +64,8 @@ def test_a_step_of_fit_lowers_the_loss(pair):
 
 
 # float16 has the narrow range, bfloat16 the coarse steps.
-@pytest.mark.parametrize(
-    ("pair", "precision"), [(pair, "mixed_float16") for pair in KIND_PAIRS] + [
-        (pair, "mixed_bfloat16") for pair in FEW_PAIRS])
+@pytest.mark.parametrize("pair", others_slowly(KIND_PAIRS, FEW_PAIRS))
+@pytest.mark.parametrize("precision", MIXED)
 def test_mixed_precision_is_close_and_trains(pair, precision):
     mixed, (expected, expected_norm), unit = make(pair, precision), reference(pair), MIXED[precision]
     assert mixed.encode(tf.constant(SOURCE)).memory.dtype == precision.removeprefix("mixed_")

@@ -45,13 +45,14 @@ def client(server):
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def addresses(request, server, exported):
-    """Of the embedded server, and of TensorFlow Serving where there is one, for each kind of client."""
+    """Of the embedded server, and of TensorFlow Serving where there is one, for each kind of client; and "version"."""
     with contextlib.ExitStack() as stack:
         if request.param == "embedded":
-            grpc_address, rest_address = server.address, server.rest_address
+            grpc_address, rest_address, version = server.address, server.rest_address, 1
         else:
-            grpc_address, rest_address = stack.enter_context(real_server(exported, write_fake))
-        yield {kind: rest_address if kind.startswith("rest") else grpc_address for kind in CLIENTS}
+            grpc_address, rest_address, version = stack.enter_context(real_server(exported, write_fake))
+        yield {"version": version} | {
+            kind: rest_address if kind.startswith("rest") else grpc_address for kind in CLIENTS}
 
 
 @pytest.fixture(scope="session")

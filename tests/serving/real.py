@@ -2,7 +2,7 @@
 
 Either `tensorflow_model_server` is on PATH, or one is running: TFSEQ2SEQ_SERVING_ADDRESS is its "host:port" of gRPC,
 TFSEQ2SEQ_SERVING_REST_ADDRESS its "http://host:port", and TFSEQ2SEQ_SERVING_FOLDER the folder that it serves as model
-"tfseq2seq", in which the tests write a new version.
+"tfseq2seq", in which the tests write a new version, and which they take away again.
 """
 
 import contextlib
@@ -12,25 +12,34 @@ import socket
 import subprocess
 import time
 
+import pytest
+
 from serving.client import Client, ServingError
 from serving.server import BINARY
 
 ADDRESS = os.environ.get("TFSEQ2SEQ_SERVING_ADDRESS")
+BESIDE = ("TFSEQ2SEQ_SERVING_REST_ADDRESS", "TFSEQ2SEQ_SERVING_FOLDER")
 BACKENDS = ["embedded", *(["tensorflow_serving"] if ADDRESS or shutil.which(BINARY) else [])]
 
 
 @contextlib.contextmanager
 def real_server(exported, write):
-    """The addresses of gRPC and REST.
+    """The addresses of gRPC and REST, and the version that answers.
 
     Args:
         exported: a folder with the model, which the binary is started with.
         write: writes the model into a folder and returns the version's; for a server that is running.
     """
     if ADDRESS:
-        version = int(write(os.environ["TFSEQ2SEQ_SERVING_FOLDER"]).name)
-        wait_for(ADDRESS, version)
-        yield ADDRESS, os.environ["TFSEQ2SEQ_SERVING_REST_ADDRESS"]
+        rest_address, folder = map(os.environ.get, BESIDE)
+        if not rest_address or not folder:
+            pytest.skip(f"TFSEQ2SEQ_SERVING_ADDRESS needs {' and '.join(BESIDE)} beside it, see tests/serving/real.py")
+        path = write(folder)
+        try:
+            wait_for(ADDRESS, int(path.name))
+            yield ADDRESS, rest_address, int(path.name)
+        finally:
+            shutil.rmtree(path)
         return
     port, rest_port = free_ports(2)
     process = subprocess.Popen([
@@ -38,7 +47,7 @@ def real_server(exported, write):
         f"--model_base_path={exported}", "--grpc_max_threads=128", "--max_num_load_retries=0"])
     try:
         wait_for(f"127.0.0.1:{port}", 1)
-        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{rest_port}"
+        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{rest_port}", 1
     finally:
         process.terminate()
         process.wait()

@@ -19,6 +19,7 @@ from serving.client import (
     VersionStatus,
     connect,
     connect_async,
+    questions,
 )
 from serving.signatures import BEAM
 from tests.serving.callers import CLIENTS, Caller
@@ -36,6 +37,15 @@ def test_hypotheses_come_best_first_with_their_scores(client):
         [Hypothesis("un", -1.0), Hypothesis("un!", -2.0)],
         [Hypothesis("THREE", -2.5), Hypothesis("THREE!", -3.5)],
     ]
+
+
+def test_a_question_is_cut_where_its_bytes_would_be_too_many_for_a_server():
+    rows = [b"a" * 1_400_000] * 5 + [b"b" * 9_000_000, b"c"]
+    pieces = list(questions.predict(rows).pieces(32))
+    assert [len(piece.columns["text"]) for piece in pieces] == [2, 2, 1, 1, 1]
+    assert sum((piece.columns["text"] for piece in pieces), []) == rows
+    assert [len(piece.columns["text"]) for piece in questions.predict(["a"] * 9).pieces(4)] == [4, 4, 1]
+    assert list(questions.predict([]).pieces(4)) == []
 
 
 def test_greedy_gives_one_answer_a_text(client):
@@ -181,8 +191,8 @@ def test_metadata_names_the_signatures(client):
     assert metadata["sample"].outputs["alignment"] == TensorInfo("string", (None, 2))
 
 
-def test_status_says_what_is_available(client):
-    assert client.status() == [VersionStatus(1, "AVAILABLE", 0, "")]
+def test_status_says_what_is_available(client, addresses):
+    assert VersionStatus(addresses["version"], "AVAILABLE", 0, "") in client.status()
 
 
 def nowhere(kind):
@@ -214,9 +224,9 @@ def test_no_server_is_one_clear_line(kind):
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_a_version_is_asked_for_by_its_number(kind, addresses):
-    with Caller(kind, addresses[kind], version=1) as client:
+    with Caller(kind, addresses[kind], version=addresses["version"]) as client:
         assert client.greedy(["one"]) == [Hypothesis("un", -1.0)]
-    with Caller(kind, addresses[kind], version=7) as client, pytest.raises(ServingError) as caught:
+    with Caller(kind, addresses[kind], version=1_000_007) as client, pytest.raises(ServingError) as caught:
         client.greedy(["one"])
     assert caught.value.code == grpc.StatusCode.NOT_FOUND
 

@@ -1,6 +1,7 @@
 """Versions side by side, and their labels."""
 
 import json
+import shutil
 
 import pytest
 
@@ -55,9 +56,20 @@ def test_an_unknown_version_is_told_beside_those_there_are(folder):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "needs an object"), ("[1]", "needs an object"), ('{"stable": "2"}', "needs an object"),
-     ('{"stable": 3}', r"label 'stable' needs one of the versions 2, 9, 10; .* Received: 3")])
-def test_a_broken_file_of_labels_is_one_clear_line(folder, text, message):
+    [("{", "Received: '{'"), ("[1]", "Received: '.1.'"), ('{"stable": "2"}', "needs an object")])
+def test_a_broken_file_of_labels_is_one_clear_line_and_stays_as_it_is(folder, text, message):
     (folder / LABELS).write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_labels(folder)
+    for call in (read_labels, lambda folder: change_labels(folder, {"new": 2})):
+        with pytest.raises(ValueError, match=message):
+            call(folder)
+    assert (folder / LABELS).read_text() == text
+
+
+def test_a_label_whose_version_is_gone_harms_no_other(folder):
+    change_labels(folder, {"old": 2, "stable": 9})
+    shutil.rmtree(folder / "2")
+    assert read_labels(folder) == {"stable": 9}
+    assert find_version(folder, "stable") == folder / "9"
+    with pytest.raises(ValueError, match="'latest' or 'stable'. Received: 'old'"):
+        find_version(folder, "old")
+    assert change_labels(folder, {"stable": 10}) == {"stable": 10} == read_labels(folder)

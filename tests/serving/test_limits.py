@@ -77,7 +77,7 @@ def test_a_request_whose_caller_left_while_it_waited_is_not_computed(server, cha
     with slow_requests(monkeypatch, server) as computed:
         left = prediction.Predict.future(a_request("left"), timeout=30)
         while not server.num_waiting:
-            pass
+            assert is_serving(channel)
         left.cancel()
         assert is_serving(channel)
     assert texts_of(prediction.Predict(a_request("next"), timeout=30)) == ["next@2"]
@@ -90,7 +90,7 @@ def test_one_more_request_than_may_wait_is_refused_at_once_and_health_and_status
     with slow_requests(monkeypatch, server):
         waits = prediction.Predict.future(a_request("waits"), timeout=30)
         while not server.num_waiting:
-            pass
+            assert is_serving(channel)
         with pytest.raises(grpc.RpcError) as caught:
             prediction.Predict(a_request("too many"), timeout=30)
         assert (caught.value.code(), caught.value.details()) == (

@@ -1,13 +1,16 @@
 """Versions and models that come and go while requests are answered."""
 
+import contextlib
 import gc
 import shutil
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+import tensorflow as tf
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_management_pb2,
@@ -94,7 +97,7 @@ def publish(small, folder, version=2):
 
 def test_a_new_version_takes_over_and_no_request_is_lost_meanwhile(small, folder):
     with Asked(folder) as asked, ThreadPoolExecutor(4) as pool:
-        stopping, answers = threading.Event(), []
+        stopping, answers, answered = threading.Event(), [], threading.Semaphore(0)
 
         def ask(caller):
             number = 0
@@ -102,15 +105,17 @@ def test_a_new_version_takes_over_and_no_request_is_lost_meanwhile(small, folder
                 number += 1
                 response = asked.prediction.Predict(a_request(f"{caller}.{number}"), timeout=30)
                 answers.append((f"{caller}.{number}", texts_of(response)[0], response.model_spec.version.value))
+                answered.release()
             return number
 
         callers = [pool.submit(ask, caller) for caller in range(4)]
-        publish(small, folder)
-        asked.poll()
-        seen = len(answers)
-        while len(answers) < seen + 40:  # some from after the change
-            pass
-        stopping.set()
+        try:
+            publish(small, folder)
+            asked.poll()
+            for _ in range(len(answers) + 40):  # some from after the change
+                assert answered.acquire(timeout=60)
+        finally:
+            stopping.set()  # else the pool waits for ever for callers of a test that failed
         assert sum(each.result(30) for each in callers) == len(answers)
         assert all(text == f"{asked_for}@{version}" for asked_for, text, version in answers)
         assert [version for *_, version in answers][-8:] == [2] * 8
@@ -156,6 +161,48 @@ def test_a_broken_version_leaves_the_old_one_and_is_tried_again_when_it_changes(
         assert asked.answer("a") == ["a@2"]
 
 
+@pytest.mark.parametrize("name", ["saved_model.pb", "assets.extra/tf_serving_warmup_requests"])
+def test_whatever_a_broken_version_raises_other_models_get_their_new_ones(small, tmp_path, name):
+    for model in ("one", "two"):
+        (tmp_path / model).mkdir()
+        shutil.copytree(small / "1", tmp_path / model / "1")
+    models = [ServedModel(name=model, folder=tmp_path / model) for model in ("one", "two")]
+    with Asked(None, models=models) as asked:
+        publish(small, tmp_path / "one")
+        broken = tmp_path / "one" / "2" / name
+        broken.parent.mkdir(exist_ok=True)
+        with tf.io.TFRecordWriter(str(broken)) as writer:  # fine as a file, and no message
+            writer.write(b"\xff\xff")
+        publish(small, tmp_path / "two")
+        asked.poll(3)
+        assert asked.states("one") == {2: "END", 1: "AVAILABLE"}
+        assert (asked.answer("a", model="one"), asked.answer("a", model="two")) == (["a@1"], ["a@2"])
+
+
+def test_a_label_that_moves_costs_no_request(small, folder):
+    publish(small, folder)
+    change_labels(folder, {"stable": 1})
+    with Asked(folder) as asked, ThreadPoolExecutor(2) as pool:
+        stopping = threading.Event()
+
+        def ask():
+            texts = set()
+            while not stopping.is_set():
+                spec = a_request(label="stable").model_spec
+                with asked.server.models.hold(spec) as servable:
+                    texts.add(servable.version)
+            return texts
+
+        asking = [pool.submit(ask) for _ in range(2)]
+        try:
+            for version in (2, 1, 2):
+                change_labels(folder, {"stable": version})
+                asked.poll()
+        finally:
+            stopping.set()
+        assert set.union(*(each.result(30) for each in asking)) >= {2}
+
+
 def test_a_broken_version_is_not_loaded_again_and_again(folder, monkeypatch):
     with Asked(folder) as asked:
         (folder / "2").mkdir()
@@ -182,7 +229,9 @@ def test_an_old_version_is_unloaded_when_the_last_request_that_holds_it_ends(sma
             assert go_on.wait(30)
         return predict(self, request)
 
-    with Asked(folder) as asked, ThreadPoolExecutor(1) as pool:
+    gc.disable()  # else Python's own collection, at whatever time, may do it
+    with Asked(folder) as asked, ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as after:
+        after.callback(gc.enable)
         monkeypatch.setattr(servables.Servable, "predict", slow)
         with asked.server.models.hold(a_request().model_spec) as servable:
             alive = weakref.ref(servable.model)
@@ -196,11 +245,12 @@ def test_an_old_version_is_unloaded_when_the_last_request_that_holds_it_ends(sma
         assert alive() is not None
         go_on.set()
         assert late.result(30) == ["slow@1"]
-        asked.answer("a")  # the status of the late one is set before another is answered by the same thread
-        while asked.states()[1] != "END":
-            pass
-        gc.collect()
-        assert alive() is None  # its variables are given back
+        deadline = time.monotonic() + 60
+        while asked.states()[1] != "END":  # set after the late one was answered
+            assert time.monotonic() < deadline
+        while alive() is not None:  # its variables are given back
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_labels_versions_and_several_models_by_a_new_config(small):

@@ -128,6 +128,23 @@ def test_a_bad_request_gets_its_status_and_the_next_one_its_answer(ask, method, 
     assert ask("POST", f"{BASE}:predict", {"inputs": ["a"]})[0] == 200  # on the same connection
 
 
+@pytest.mark.parametrize("version", ["0" * 20 + "9" * 20, "9" * 19, str(1 << 63)])
+def test_a_version_that_is_no_number_of_64_bits_is_a_bad_request(ask, version):
+    status, answer = ask("POST", f"{BASE}/versions/{version}:predict", {"instances": ["a"]})
+    assert (status, answer) == (400, {"error": f"Failed to convert version: {version} to numeric."})
+
+
+def test_a_version_may_have_zeros_before_it(ask):
+    assert ask("POST", f"{BASE}/versions/{'0' * 30}1:predict", {"instances": ["a"]})[0] == 200
+
+
+@pytest.mark.parametrize("depth", range(980, 1000, 2))
+def test_json_of_any_depth_is_a_bad_request(ask, depth):
+    for body in ("[" * depth + "]" * depth, f'{{"instances": {"[" * depth + "]" * depth}}}'):
+        status, answer = ask("POST", f"{BASE}:predict", body)
+        assert status == 400 and set(answer) == {"error"}
+
+
 def test_a_row_that_the_model_refuses_is_a_bad_request(ask):
     status, answer = ask("POST", f"{BASE}:predict", {"instances": [{"b64": "/w=="}]})
     assert status == 400 and "\n" not in answer["error"]

@@ -37,7 +37,7 @@ class _Loop(NamedTuple):
         memory: nest of [A, ...], what the step function reads of the sources.
         live: [A * G, K] float32, what the search maximizes; -inf where there is no hypothesis.
         truth: [A * G, K] float32, the model's log-probability, or () where it is `live`.
-        topped: [A * G] bool, whether the best extension of a step was an end.
+        topped: [A * G] bool, whether the best extension of a step was an end; () where `stop` does not ask.
         done: [A * G] bool.
         pool: the finished hypotheses of all B * G searches.
         history: what each step chose, of all B * G searches.
@@ -243,8 +243,8 @@ def search(
             scores += coverage_penalty * coverage_of(total, real)
         pool = pool.merge(rows, loop.done, scores, ended_truth, length)
         done = tf.logical_or(loop.done, over)
-        best_ends = tf.reduce_max(ended, 1) > tf.reduce_max(live, 1)
-        topped = tf.logical_or(loop.topped, best_ends)
+        topped = tf.logical_or(
+            loop.topped, tf.reduce_max(ended, 1) > tf.reduce_max(live, 1)) if stop == "top" else ()
         if beams > 1:
             worst = pool.worst(rows, wait_for)
             if finish == "shared":
@@ -312,7 +312,7 @@ def search(
         # All hypotheses of a search are alike before the first step: only one may be extended.
         live=tf.tile(tf.constant([[0.0] + [-_INFINITY] * (beams - 1)]), [num_rows, 1]),
         truth=tf.tile(tf.constant([[0.0] + [-_INFINITY] * (beams - 1)]), [num_rows, 1]) if reshapers else (),
-        topped=tf.zeros([num_rows], tf.bool), done=tf.zeros([num_rows], tf.bool),
+        topped=tf.zeros([num_rows], tf.bool) if stop == "top" else (), done=tf.zeros([num_rows], tf.bool),
         pool=Pool.empty(num_rows, kept), history=History.empty(longest, beams))
     loop = _Loop(*tf.while_loop(
         running, body, first, shape_invariants=_shapes(first), maximum_iterations=longest))
