@@ -135,7 +135,9 @@ class Seq2Seq(keras.Model):
 
     def encode(self, source, training=False):
         """[B, S] int32 source ids, or [B, S, F + 1] features, to EncoderOutput."""
-        read = source if self.config.source_end else tf.where(source == EOS, PAD, source)
+        read = source
+        if not self.config.source_end:  # an empty source keeps it: attention needs a step to look at
+            read = tf.where((source == EOS) & (tf.range(tf.shape(source)[1]) > 0), PAD, source)
         encoded = self.encoder.read(read, self.embed_source, training)
         return encoded if self.copier is None else encoded._replace(source=source)
 
