@@ -22,6 +22,10 @@ TRANSFORMER = {"kind": "transformer", **PLAIN, "heads": 2, "feed_forward_units":
 CONFORMER = {"kind": "conformer", **PLAIN, "heads": 2, "feed_forward_units": 16, "kernel_size": 5}
 ATTENTIONAL = {"kind": "attentional", **PLAIN}
 LEARNED = {"positions": "learned", "max_positions": 16}
+# As other systems build it.
+BARE = {
+    "use_bias": False, "scale_attention": False, "head_units": 6, "waves": "timing", "first_position": 1,
+    "normalize_embeddings": True, "epsilon": 1e-3}
 DROPPED = {"dropout": 0.1, "dropout_per_sequence": True}
 
 # Name -> the table of a recipe.
@@ -56,6 +60,8 @@ ENCODERS = {
         "attention_dropout": 0.1},
     "transformer-learned": {**TRANSFORMER, **LEARNED, "feed_forward_dropout": 0.1},
     "transformer-no-positions-gelu-tanh": {**TRANSFORMER, "positions": "none", "activation": "gelu_tanh"},
+    "transformer-no-bias-unscaled-timing-normalized": {**TRANSFORMER, **BARE},
+    "transformer-halves": {**TRANSFORMER, "waves": "halves", "first_position": 2},
     "pyramidal-gru-layer-norm-mean": {
         "kind": "pyramidal", **PLAIN, "units": 4, "cell": "gru", "normalization": "layer", "dropout": 0.1,
         "pooling": "mean"},
@@ -109,6 +115,8 @@ DECODERS = {
     "transformer-learned": {**TRANSFORMER, **LEARNED, "attention_dropout": 0.1},
     "transformer-no-positions-gelu-tanh": {
         **TRANSFORMER, "positions": "none", "activation": "gelu_tanh", "feed_forward_dropout": 0.1},
+    "transformer-no-bias-unscaled-timing-normalized": {**TRANSFORMER, **BARE},
+    "transformer-halves": {**TRANSFORMER, "waves": "halves", "first_position": 2},
 }
 # What is tied, where a pair's name has it; both sides then have one vocabulary, as they have for copying.
 TIED = ("source_target", "target_output", "all")
@@ -146,6 +154,8 @@ PAIRS = [
     "transformer-learned+attentional-dot-zero",
     "transformer-no-positions-gelu-tanh+transformer-no-positions-gelu-tanh",
     "transformer+transformer-learned+all",
+    "transformer-no-bias-unscaled-timing-normalized+transformer-no-bias-unscaled-timing-normalized",
+    "transformer-halves+transformer-halves",
     "pyramidal-gru-layer-norm-mean+attentional-location-input-feeding",
     "conformer-relative+transformer-rms-norm-gated-relative",
     "subsampling-once+recurrent",
