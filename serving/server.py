@@ -38,6 +38,7 @@ from serving.versions import Models
 from serving.workers import Workers
 
 GRPC_THREADS = 128  # of the binary: its default, 4 a CPU, refuses callers where batching holds each thread
+SECONDS_TO_END = 1.0  # of threads that have nothing more to do
 SERVICES = [
     service.full_name for file in (prediction_service_pb2, model_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()]
@@ -145,7 +146,8 @@ class EmbeddedServer:
     def stop(self, grace: float | None = None) -> None:
         """Takes no new request, lets those under way end for at most `grace` seconds, gives the ports back.
 
-        Health says NOT_SERVING meanwhile. Default: `limits.grace`.
+        Health says NOT_SERVING meanwhile. What is computed or loaded then goes on in its threads, with nobody to wait
+        for it. Default: `limits.grace`.
         """
         if self._grpc is None or self._workers is None:
             return
@@ -159,7 +161,7 @@ class EmbeddedServer:
         self._grpc.stop(until - time.monotonic())
         self._grpc = None
         self._workers.wait_until_idle(until - time.monotonic())
-        self.models.stop()
+        self.models.stop(max(0.0, until - time.monotonic()))
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._pools.shutdown()
 
@@ -213,6 +215,9 @@ def serve(
     poll_seconds: float = POLL_SECONDS, rest_port: int | None = None, log_format: str = "none",
 ) -> None:
     """Answers requests until SIGTERM or Ctrl-C, then lets those under way end; a second signal does not wait.
+
+    Returns when all have ended. Where one still computes after `limits.grace`, or a version is still being loaded, the
+    process ends here: Python would wait for such threads.
 
     Args:
         folder: holds VERSION/ folders with a SavedModel each; the highest is served.
@@ -270,6 +275,18 @@ def serve(
         server.stop()
         for each, handler in zip(signals, before, strict=True):
             signal.signal(each, handler)
+        if not _ended([each for each in threading.enumerate() if each.name.startswith("serving-")]):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+
+def _ended(threads: Sequence[threading.Thread]) -> bool:
+    """Whether they have, after a moment for those that have nothing more to do."""
+    until = time.monotonic() + SECONDS_TO_END
+    for each in threads:
+        each.join(max(0.0, until - time.monotonic()))
+    return not any(each.is_alive() for each in threads)
 
 
 def _exec_binary(folder: Path, port: int, model_name: str, op_threads: int | None, rest_port: int | None) -> NoReturn:

@@ -102,11 +102,11 @@ class Models:
             self._watcher = threading.Thread(target=self._watch, name="serving-versions", daemon=True)
             self._watcher.start()
 
-    def stop(self) -> None:
-        """Watches no more; what is loaded stays."""
+    def stop(self, seconds: float | None = None) -> None:
+        """Watches no more; what is loaded stays. Waits for a load under way, for at most `seconds`."""
         self._stopping.set()
         if self._watcher is not None:
-            self._watcher.join()
+            self._watcher.join(seconds)
 
     def poll(self) -> None:
         """Looks at the folders once: loads what is new and whole, unloads what is not wanted any more."""

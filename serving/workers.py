@@ -15,7 +15,7 @@ class Workers(futures.ThreadPoolExecutor):
     """
 
     def __init__(self, num_threads: int, max_waiting: int):
-        super().__init__(num_threads, thread_name_prefix="serving")
+        super().__init__(num_threads, thread_name_prefix="serving-worker")
         self._most = num_threads + max_waiting
         self._waiting: set[object] = set()
         self._under_way: set[object] = set()  # waiting or worked on

@@ -1,5 +1,6 @@
 """What those who run the server see of it: health, reflection, metrics, logs, and its end."""
 
+import contextlib
 import http.client
 import json
 import logging
@@ -181,7 +182,7 @@ import sys, threading
 from serving import servables
 from serving.server import serve
 from serving.settings import Limits
-predict = servables.Servable.predict
+predict, load = servables.Servable.predict, servables.load
 go_on = threading.Event()
 
 def slow(self, request):
@@ -192,21 +193,37 @@ def slow(self, request):
         sys.stdin.readline()
     return predict(self, request)
 
-servables.Servable.predict = slow
-serve(sys.argv[1], port=0, rest_port=0, log_format="json", on_ready=lambda address: print(address, flush=True))
+def slow_load(version, *args):
+    if version == 3:
+        print("entered", flush=True)
+        go_on.wait()
+    return load(version, *args)
+
+servables.Servable.predict, servables.load = slow, slow_load
+serve(
+    sys.argv[1], port=0, rest_port=0, log_format="json", on_ready=lambda address: print(address, flush=True),
+    limits=Limits(grace=float(sys.argv[2])), poll_seconds=0.1)
 print("ended", flush=True)
 """
 
 
+@contextlib.contextmanager
+def serving(folder, grace):
+    """A server of its own; a request "slow" ends when a line is written to it, "for ever" and loading 3 do not."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(folder), str(grace)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
 @pytest.fixture
 def process(small):
-    """A server of its own; a request "slow" ends when a line is written to it, "for ever" does not."""
-    started = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(small)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
-    yield started
-    started.kill()
-    started.communicate()
+    with serving(small, grace=30) as started:
+        yield started
 
 
 def test_sigterm_lets_the_request_under_way_end_and_takes_no_new_one(process):
@@ -249,6 +266,24 @@ def test_a_second_signal_does_not_wait(process):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
         assert answer.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("what", ["a request", "a load"])
+def test_the_process_ends_after_its_grace_whatever_is_under_way(small, tmp_path, what):
+    copy_small(small, tmp_path, 1)
+    with serving(tmp_path, grace=0.1) as process:
+        address = process.stdout.readline().strip()
+        with grpc.insecure_channel(address) as channel:
+            if what == "a request":
+                prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+                answer = prediction.Predict.future(a_request("for ever"), timeout=120)
+            else:
+                copy_small(small, tmp_path, 3)
+            assert process.stdout.readline() == "entered\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+            if what == "a request":
+                assert answer.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
 
 
 def test_a_server_can_be_started_again(small):
