@@ -63,7 +63,7 @@ def read_opennmt_tf(
         "data": {"source_tokenizer": source.table, "target_tokenizer": target.table, **found.limits},
         "model": found.model, "decode": {
             "beam_size": 4, "length_penalty": 0.0, "finish": "shared", "end_length": 2, "cut": True,
-            "max_length": min(250, found.longest)},
+            "max_length": min(250, found.longest - 1)},
         "export": {"max_source_length": min(256, found.longest)}}
     return Conversion(
         tables, source.tokenizer, target.tokenizer, found.weights, f"OpenNMT-tf: {found.architecture}",
