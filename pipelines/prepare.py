@@ -118,7 +118,7 @@ def prepare(run: Run, folder: Path, progress: Progress) -> Prepared:
 
 def write_splits(folder: Path, splits: Splits, left_out: dict[str, int]) -> None:
     """Writes the pairs into a run's folder, with how many were left out, by reason."""
-    (folder / "data").mkdir(parents=True)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
     for name, pairs in splits._asdict().items():
         _write_pairs(folder / "data" / f"{name}.jsonl.gz", pairs)
     (folder / "data" / "left-out.json").write_text(json.dumps(left_out), encoding="utf-8")

@@ -190,7 +190,7 @@ ARROWS = {
     "tfseq2seq.converters": ["tfseq2seq.converters.*"],
     "tfseq2seq.converters.*": [
         *LIBRARY, "tfseq2seq.converters.*", "tfseq2seq.generation", "tfseq2seq.training", "pipelines.audio",
-        "pipelines.pairs", "pipelines.prepare"],
+        "pipelines.frames", "pipelines.pairs", "pipelines.prepare", "pipelines.wav"],
     "tfseq2seq.console": [],
     "tfseq2seq.interruption": [],
     # What a command's arguments may be, without TensorFlow.

@@ -11,8 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.audio import FrontEnd
+from pipelines.frames import write_frames
 from pipelines.pairs import Splits
-from pipelines.prepare import load_prepared, write_splits
+from pipelines.prepare import FRAMES, load_prepared, write_splits
+from pipelines.wav import encode_wav
 from tfseq2seq import checkpoints
 from tfseq2seq.config import Run, parse_recipe, save_config
 from tfseq2seq.converters.weights import ConversionError
@@ -175,8 +177,14 @@ def write_run(conversion: Conversion, output: Path, about: Mapping[str, Any]) ->
     temporary = output.with_name(f".{output.name}.importing")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        pairs = [(each.source, each.text) for each in conversion.expected]
-        write_splits(temporary, Splits([], pairs or _made_up(conversion), []), {})
+        pairs: list[tuple[str, str]] = [(each.source, each.text) for each in conversion.expected]
+        if isinstance(source, FrontEnd):
+            recordings = pairs or _made_up_recordings(source, temporary)
+            write_frames(source.audio, [], recordings, temporary / "data" / FRAMES, lambda *_: None)
+            pairs = [(path.replace(str(temporary), str(output.resolve())), text) for path, text in recordings]
+            index = temporary / "data" / FRAMES / "index.json"
+            index.write_text(index.read_text(encoding="utf-8").replace(str(temporary), str(output.resolve())))
+        write_splits(temporary, Splits([], pairs or _made_up(source), []), {})
         source.save(temporary / "tokenizers" / "source")
         target.save(temporary / "tokenizers" / "target")
         checkpoints.save(
@@ -191,11 +199,20 @@ def write_run(conversion: Conversion, output: Path, about: Mapping[str, Any]) ->
     return run
 
 
-def _made_up(conversion: Conversion) -> list[tuple[str, str]]:
+def _made_up_recordings(front_end: FrontEnd, folder: Path) -> list[tuple[str, str]]:
+    """Noise, long and short, where there are no recordings to check an export by."""
+    random, pairs = np.random.RandomState(0), []
+    (folder / "recordings").mkdir(parents=True)
+    for number, seconds in enumerate((0.2, 0.5, 1.0)):
+        path = folder / "recordings" / f"{number}.wav"
+        samples = 0.1 * random.uniform(-1, 1, int(seconds * front_end.audio.sample_rate))
+        path.write_bytes(encode_wav(samples, front_end.audio.sample_rate))
+        pairs.append((str(path), ""))
+    return pairs
+
+
+def _made_up(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     """Lines of source tokens, long and short, where there are no others to check an export by."""
-    tokenizer = conversion.source_tokenizer
-    if isinstance(tokenizer, FrontEnd):
-        return []
     random, size = np.random.RandomState(0), tokenizer.vocabulary_size
     rows = [random.randint(4, size, length).tolist() for length in (1, 2, 4, 6, 8, 12, 16, 24)]
     lines = tokenizer.decode(tf.ragged.constant(rows, dtype=tf.int32)).numpy()

@@ -71,7 +71,7 @@ def read_whisper(
 
 
 def _audio(files: ModelFiles) -> Audio:
-    about = files.json("preprocessor_config.json")
+    about = files.json("preprocessor_config.json", {}) or files.json("processor_config.json")["feature_extractor"]
     rate, size = about.get("sampling_rate", 16_000), about.get("n_fft", 400)
     for name, known in (("feature_extractor_type", ("WhisperFeatureExtractor",)), ("dither", (0, None))):
         if about.get(name) not in known:
