@@ -194,7 +194,7 @@ class EmbeddedServer:
         try:
             self._http = HttpServer(
                 self.rest, self.host, self.rest_port, security_.rest_context(self._security),
-                self._limits.max_request_bytes, self._limits.rest_timeout)
+                self._limits.max_request_bytes, self._limits.rest_timeout, self._records.refused)
         except OSError as error:
             raise cannot_listen(self.host, self.rest_port, (error.strerror or str(error)).lower()) from error
         self.rest_port = self._http.port
