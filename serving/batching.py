@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ class Batcher:
         check: Callable[[], None] = lambda: None,
     ):
         self.settings, self.observe, self.check = settings, observe, check
+        self.alone = threading.BoundedSemaphore(settings.num_batch_threads)
 
     def join(self, function: Any) -> "JoinedFunction | None":
         """`function`, a loaded signature, with batches; None where a tensor has no rows as its dimension 0."""
@@ -77,6 +79,7 @@ class JoinedFunction:
         """What the signature answers for [N] tensors.
 
         A batch fails as a whole, so what failed is computed again without company: only the request at fault fails.
+        At most `num_batch_threads` requests are computed so at once. A batch for which there was no memory is not.
 
         Raises:
             RequestError: more rows than a batch holds, too many batches wait, or nobody waits for the answer.
@@ -95,6 +98,8 @@ class JoinedFunction:
             *outputs, batch_rows, places = self._joined(*(tensors[name] for name in self._inputs))
         except tf.errors.UnavailableError as error:
             raise RequestError(RESOURCE_EXHAUSTED, error.message.partition("\n")[0]) from error
+        except tf.errors.ResourceExhaustedError:
+            raise
         except tf.errors.OpError as error:
             _log.info("a batch failed, so its requests are computed one by one: %s", error.message.partition("\n")[0])
             return self._compute_alone(tensors)
@@ -103,5 +108,6 @@ class JoinedFunction:
         return dict(zip(self._outputs, outputs, strict=True))
 
     def _compute_alone(self, tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        self._batcher.check()
-        return self._alone(**tensors)
+        with self._batcher.alone:
+            self._batcher.check()
+            return self._alone(**tensors)

@@ -79,6 +79,42 @@ def in_python(function):
     return compute
 
 
+def test_after_a_failure_no_more_requests_are_computed_at_once_than_batches():
+    active, most, more = [], [], threading.Event()
+
+    def compute(rows):
+        if len(rows) > 1:
+            raise ValueError("a batch that fails")
+        active.append(rows)
+        most.append(len(active))
+        if len(active) > 1:
+            more.set()
+        if len(most) == 1:
+            more.wait(1)  # time for another to come beside
+        active.remove(rows)
+        return rows
+
+    function = joined(
+        [], in_python(compute), max_batch_size=6, batch_timeout_micros=HALF_AN_HOUR, num_batch_threads=1)
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(lambda row: ask(function, row), "abcdef")) == [[row] for row in "abcdef"]
+    assert most == [1] * 6
+
+
+def test_a_batch_that_found_no_memory_is_not_computed_again():
+    computed = []
+
+    def compute(rows):
+        computed.append(len(rows))
+        raise MemoryError
+
+    function = joined([], in_python(compute), max_batch_size=2, batch_timeout_micros=HALF_AN_HOUR)
+    with ThreadPoolExecutor(2) as pool:
+        failed = [pool.submit(ask, function, row) for row in "ab"]
+        assert {type(each.exception(30)) for each in failed} == {tf.errors.ResourceExhaustedError}
+    assert computed == [2]
+
+
 def test_what_nobody_waits_for_is_not_computed():
     computed = []
 
