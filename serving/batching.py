@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,16 @@ class Batcher:
     Args:
         settings: sizes and times.
         observe: told the rows of each batch that was computed.
+        check: raises RequestError where nobody waits for the answer of this thread any more; asked before anything is
+            computed. What is in TensorFlow's queue cannot be taken back.
     """
 
-    def __init__(self, settings: Batching, observe: Callable[[int], None] = lambda rows: None):
-        self.settings, self.observe = settings, observe
+    def __init__(
+        self, settings: Batching, observe: Callable[[int], None] = lambda rows: None,
+        check: Callable[[], None] = lambda: None,
+    ):
+        self.settings, self.observe, self.check = settings, observe, check
+        self.alone = threading.BoundedSemaphore(settings.num_batch_threads)
 
     def join(self, function: Any) -> "JoinedFunction | None":
         """`function`, a loaded signature, with batches; None where a tensor has no rows as its dimension 0."""
@@ -72,26 +79,35 @@ class JoinedFunction:
         """What the signature answers for [N] tensors.
 
         A batch fails as a whole, so what failed is computed again without company: only the request at fault fails.
+        At most `num_batch_threads` requests are computed so at once. A batch for which there was no memory is not.
 
         Raises:
-            RequestError: more rows than a batch holds, or too many batches wait.
+            RequestError: more rows than a batch holds, too many batches wait, or nobody waits for the answer.
             tf.errors.OpError: the function refuses these rows.
         """
         rows = {int(each.shape[0]) for each in tensors.values()}
         if len(rows) > 1 or 0 in rows:
-            return self._alone(**tensors)
+            return self._compute_alone(tensors)
         (num_rows,) = rows
         most = self._batcher.settings.max_batch_size
         if num_rows > most:
             raise RequestError(
                 INVALID_ARGUMENT, f"Task size {num_rows} is larger than maximum input batch size {most}")
+        self._batcher.check()
         try:
             *outputs, batch_rows, places = self._joined(*(tensors[name] for name in self._inputs))
         except tf.errors.UnavailableError as error:
             raise RequestError(RESOURCE_EXHAUSTED, error.message.partition("\n")[0]) from error
+        except tf.errors.ResourceExhaustedError:
+            raise
         except tf.errors.OpError as error:
             _log.info("a batch failed, so its requests are computed one by one: %s", error.message.partition("\n")[0])
-            return self._alone(**tensors)
+            return self._compute_alone(tensors)
         if places[0] == 0:
             self._batcher.observe(int(batch_rows[0]))
         return dict(zip(self._outputs, outputs, strict=True))
+
+    def _compute_alone(self, tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        with self._batcher.alone:
+            self._batcher.check()
+            return self._alone(**tensors)

@@ -79,6 +79,8 @@ class HttpServer:
         context: for TLS.
         max_body: bytes of a request's body.
         seconds: from the first byte of a request to its last, and then to its answer.
+        refused: told the status and the time.monotonic() of the first byte of each request that is answered here,
+            because it did not come whole, or one connection too many.
     Raises:
         OSError: the address cannot be listened on.
     """
@@ -86,8 +88,10 @@ class HttpServer:
     def __init__(
         self, handle: Callable[[HttpRequest], Awaitable[HttpResponse]], host: str, port: int,
         context: ssl.SSLContext | None, max_body: int, seconds: float,
+        refused: Callable[[int, float], None] = lambda status, arrived: None,
     ):
         self._handle, self._context, self._max_body, self._seconds = handle, context, max_body, seconds
+        self._refused = refused
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self._socket = socket.create_server(address[:2], family=family, backlog=256)
         self.port: int = self._socket.getsockname()[1]
@@ -148,6 +152,7 @@ class HttpServer:
             if len(self._connections) <= MAX_CONNECTIONS:
                 await self._converse(task, reader, writer)
             else:
+                self._refused(503, time.monotonic())
                 await self._write(h11.Connection(h11.SERVER), writer, "", error_response(503, "Too many connections"))
         except (OSError, TimeoutError, h11.ProtocolError, asyncio.CancelledError):
             pass  # the other side is gone, too slow, or the server stops
@@ -162,16 +167,17 @@ class HttpServer:
         self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-        while True:
-            method = ""
+        while await self._begins(task, connection, reader):
+            arrived, method = time.monotonic(), ""
             try:
-                request = await self._read(task, connection, reader, writer)
+                request = await self._read(connection, reader, writer, arrived)
                 if request is None:
                     return
                 method = request.method
                 response = await self._answer(request)
             except _Refused as refused:
                 response = refused.response
+                self._refused(response.status, arrived)
             if await self._write(connection, writer, method, response):
                 connection.start_next_cycle()
                 continue
@@ -183,19 +189,23 @@ class HttpServer:
                     await asyncio.wait_for(_discard(reader, 2 * self._max_body), LINGER_SECONDS)
             return
 
-    async def _read(
-        self, task: asyncio.Task[None], connection: h11.Connection, reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> HttpRequest | None:
-        """The next request; None if there is none."""
-        if not connection.trailing_data[0]:
-            self._idle.add(task)
-            first = await asyncio.wait_for(reader.read(1 << 16), IDLE_SECONDS)
-            self._idle.discard(task)
-            if not first:
-                return None
+    async def _begins(
+        self, task: asyncio.Task[None], connection: h11.Connection, reader: asyncio.StreamReader
+    ) -> bool:
+        """Whether a byte of another request comes."""
+        if connection.trailing_data[0]:
+            return True
+        self._idle.add(task)
+        first = await asyncio.wait_for(reader.read(1 << 16), IDLE_SECONDS)
+        self._idle.discard(task)
+        if first:
             connection.receive_data(first)
-        arrived = time.monotonic()
+        return bool(first)
+
+    async def _read(
+        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, arrived: float
+    ) -> HttpRequest | None:
+        """The request that has begun to come; None if the other side is gone."""
         head, body = None, bytearray()
         try:
             async with asyncio.timeout(HEAD_SECONDS) as limit:

@@ -14,10 +14,12 @@ import prometheus_client
 from prometheus_client.core import GaugeMetricFamily
 
 from serving.answers import Call
+from serving.errors import DEADLINE_EXCEEDED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_ID = "x-request-id"
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+_CODES_OF_HTTP = {408: DEADLINE_EXCEEDED, 413: RESOURCE_EXHAUSTED, 501: UNIMPLEMENTED, 503: UNAVAILABLE}
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _PERMITTED_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -60,6 +62,11 @@ class Records:
             "request_id": call.request_id, "api": call.api, "method": call.method, "code": code,
             "milliseconds": round(1e3 * seconds, 3), "model": call.model, "version": call.version, "rows": call.rows}
         _log.info("%s %s in %.1f ms", call.method, code, 1e3 * seconds, extra={"fields": fields})
+
+    def refused(self, status: int, arrived: float) -> None:
+        """A request over HTTP got this status before it was known what it asks."""
+        code = _CODES_OF_HTTP.get(status, INVALID_ARGUMENT)
+        self.ended(Call("Malformed", read_request_id(None), arrived, api="rest", code=code))
 
     def page(self) -> bytes:
         """All metrics, as Prometheus reads them."""

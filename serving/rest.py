@@ -106,6 +106,9 @@ class Rest:
             more = (("WWW-Authenticate", "Bearer"),) if error.code == UNAUTHENTICATED else ()
             response = error_response(
                 STATUSES.get(error.code, 500), error.message, ((REQUEST_ID, call.request_id), *more))
+        except asyncio.CancelledError:  # the server stops
+            call.code = CANCELLED
+            raise
         except Exception:
             call.code = INTERNAL
             raise

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
 from serving import security as security_
-from serving.answers import Answers
+from serving.answers import CALL, Answers
 from serving.batching import Batcher
 from serving.errors import ServerError
 from serving.grpc_server import GrpcServer
@@ -87,7 +87,7 @@ class EmbeddedServer:
         self._limits, self._security = limits, security
         self._num_workers = workers or max(4 * (os.cpu_count() or 1), 2 * batching.max_batch_size if batching else 0)
         self._records = Records(lambda: self.models.loaded(), lambda: self.num_waiting)
-        batcher = Batcher(batching, self._records.batch) if batching else None
+        batcher = Batcher(batching, self._records.batch, _check_call) if batching else None
         self._names: set[str] = set()  # of all models there were
         self.models = Models(models, batcher, poll_seconds, self._tell_health)
         self._workers: Workers | None = None
@@ -194,7 +194,7 @@ class EmbeddedServer:
         try:
             self._http = HttpServer(
                 self.rest, self.host, self.rest_port, security_.rest_context(self._security),
-                self._limits.max_request_bytes, self._limits.rest_timeout)
+                self._limits.max_request_bytes, self._limits.rest_timeout, self._records.refused)
         except OSError as error:
             raise cannot_listen(self.host, self.rest_port, (error.strerror or str(error)).lower()) from error
         self.rest_port = self._http.port
@@ -205,6 +205,12 @@ class EmbeddedServer:
         if self._grpc is not None:
             self._grpc.set_health({
                 name: status.SERVING if ready.get(name) else status.NOT_SERVING for name in self._names})
+
+
+def _check_call() -> None:
+    call = CALL.get()
+    if call is not None:  # as for warm-up requests
+        call.check()
 
 
 def serve(

@@ -147,7 +147,7 @@ ARROWS = {
     "serving.workers": [],
     "serving.answers": [
         "serving.errors", "serving.folders", "serving.settings", "serving.signatures", "serving.versions"],
-    "serving.records": ["serving.answers"],
+    "serving.records": ["serving.answers", "serving.errors"],
     "serving.security": ["serving.errors", "serving.settings"],
     "serving.health": [],
     "serving.grpc_services": [

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from serving.batching import Batcher
-from serving.errors import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, RequestError
+from serving.errors import DEADLINE_EXCEEDED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, RequestError
 from serving.settings import Batching
 
 HALF_AN_HOUR = 1_800_000_000  # microseconds: a batch is computed when it is full, and not before
@@ -65,6 +65,68 @@ def test_a_failing_row_does_not_fail_its_neighbours():
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(answer, [b"a", b"\xff", b"c", b"d"])) == [[b"A"], INVALID_ARGUMENT, [b"C"], [b"D"]]
     assert observed == []  # the batch of four failed; what followed was no batch
+
+
+def in_python(function):
+    """A signature whose batches are computed by a function of a list of bytes."""
+
+    def compute(text):
+        def rows(tensor):
+            return tf.constant(function(tensor.numpy().tolist()), tf.string)
+
+        return {"text": tf.ensure_shape(tf.py_function(rows, [text], tf.string), [None])}
+
+    return compute
+
+
+def test_after_a_failure_no_more_requests_are_computed_at_once_than_batches():
+    active, most, more = [], [], threading.Event()
+
+    def compute(rows):
+        if len(rows) > 1:
+            raise ValueError("a batch that fails")
+        active.append(rows)
+        most.append(len(active))
+        if len(active) > 1:
+            more.set()
+        if len(most) == 1:
+            more.wait(1)  # time for another to come beside
+        active.remove(rows)
+        return rows
+
+    function = joined(
+        [], in_python(compute), max_batch_size=6, batch_timeout_micros=HALF_AN_HOUR, num_batch_threads=1)
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(lambda row: ask(function, row), "abcdef")) == [[row] for row in "abcdef"]
+    assert most == [1] * 6
+
+
+def test_a_batch_that_found_no_memory_is_not_computed_again():
+    computed = []
+
+    def compute(rows):
+        computed.append(len(rows))
+        raise MemoryError
+
+    function = joined([], in_python(compute), max_batch_size=2, batch_timeout_micros=HALF_AN_HOUR)
+    with ThreadPoolExecutor(2) as pool:
+        failed = [pool.submit(ask, function, row) for row in "ab"]
+        assert {type(each.exception(30)) for each in failed} == {tf.errors.ResourceExhaustedError}
+    assert computed == [2]
+
+
+def test_what_nobody_waits_for_is_not_computed():
+    computed = []
+
+    def gone():
+        raise RequestError(DEADLINE_EXCEEDED, "too late")
+
+    batcher = Batcher(Batching(max_batch_size=1), check=gone)
+    function = batcher.join(a_signature(in_python(lambda rows: computed.append(rows) or rows), text=tf.string))
+    for rows in (["a"], []):
+        with pytest.raises(RequestError, match="too late"):
+            ask(function, *rows)
+    assert not computed
 
 
 def test_no_rows_do_not_wait_for_company():

@@ -9,7 +9,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving import servables
+from serving import batching, servables
+from serving.errors import CANCELLED, DEADLINE_EXCEEDED, RequestError
 from serving.server import EmbeddedServer
 from serving.settings import Limits
 from tests.serving.small import MODEL, a_request, texts_of
@@ -82,6 +83,36 @@ def test_a_request_whose_caller_left_while_it_waited_is_not_computed(server, cha
         assert is_serving(channel)
     assert texts_of(prediction.Predict(a_request("next"), timeout=30)) == ["next@2"]
     assert computed == ["slow", "next"]
+
+
+def test_a_request_whose_deadline_passed_on_its_way_to_the_batch_is_not_computed(
+    channel, prediction, monkeypatch
+):
+    late, passed, joined = threading.Event(), threading.Event(), []
+    inputs, call = servables._inputs, batching.JoinedFunction.__call__
+
+    def slow(definition, request):
+        tensors = inputs(definition, request)
+        if request.inputs["text"].string_val[0] == b"late":
+            late.set()
+            assert passed.wait(30)
+        return tensors
+
+    def told(self, **tensors):
+        try:
+            return call(self, **tensors)
+        except RequestError as error:
+            joined.append(error.code)
+            raise
+
+    monkeypatch.setattr(servables, "_inputs", slow)
+    monkeypatch.setattr(batching.JoinedFunction, "__call__", told)
+    with pytest.raises(grpc.RpcError) as caught:
+        prediction.Predict(a_request("late"), timeout=1)
+    assert caught.value.code() == CODE.DEADLINE_EXCEEDED and late.is_set() and is_serving(channel)
+    passed.set()
+    assert texts_of(prediction.Predict(a_request("next"), timeout=30)) == ["next@2"]  # by the one worker
+    assert joined and set(joined) <= {DEADLINE_EXCEEDED, CANCELLED}
 
 
 def test_one_more_request_than_may_wait_is_refused_at_once_and_health_and_status_are_not(
