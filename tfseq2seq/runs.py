@@ -20,7 +20,7 @@ from tfseq2seq.averaging import average_checkpoints
 from tfseq2seq.config import ConfigError, Run, override
 from tfseq2seq.console import Report, progress_bar, show
 from tfseq2seq.distribution import Hosts, make_strategy
-from tfseq2seq.evaluation import as_dict, evaluate, group_references, maximizes, order_metrics
+from tfseq2seq.evaluation import METRICS, as_dict, evaluate, group_references, maximizes, order_metrics
 from tfseq2seq.generation import Answer, Generator
 from tfseq2seq.optimization import check_optimizer
 from tfseq2seq.output import FileOutput, StreamOutput
@@ -205,8 +205,10 @@ def export_run(
     sources, references = lines[0][: run.export.check_lines], lines[1][: run.export.check_lines]
     generator = best_generator(run, prepared, folder)
 
+    metrics = tuple(name for name in prepared.task.metrics if name in METRICS)  # perplexity is none of answers
+
     def score(answers):
-        scores = evaluate(prepared.task.metrics, sources, answers, references)
+        scores = evaluate(metrics, sources, answers, references)
         return {"split": split, "first_lines": len(sources), run.name: as_dict(scores)}
 
     path = folder / "scores-test.json"
@@ -218,7 +220,7 @@ def export_run(
         packed = None
         if run.export.weights != "float32":
             packed, about["rounding"] = stack.enter_context(rounded_and_measured(
-                generator, run.export, prepared.task.metrics, lines[0][: run.export.score_lines],
+                generator, run.export, metrics, lines[0][: run.export.score_lines],
                 lines[1][: run.export.score_lines], split))
         return export(
             generator, output, version, config_json=run.model_dump_json(indent=2),
