@@ -27,7 +27,9 @@ TRANSFORMER = {
     f"model.{side}.{key}": value for side in ("encoder", "decoder")
     for key, value in {"layers": 1, "units": 16, "heads": 2, "feed_forward_units": 16}.items()}
 SUBWORDS = {f"data.{side}_tokenizer.vocabulary_size": 400 for side in ("source", "target")}
-TEXT = TRANSFORMER | SUBWORDS | {"model.embedding_units": 16}
+# Subwords so few are short, and lines of them long.
+TEXT = TRANSFORMER | SUBWORDS | {
+    "model.embedding_units": 16, "data.max_source_length": 600, "data.max_target_length": 300}
 # Application -> recipe, data, what makes the network small.
 APPLICATIONS = {
     "translation": ("multi30k_transformer", "mt_multi30k_en_de", TEXT),
