@@ -165,7 +165,8 @@ def test_what_was_received_is_shown_as_it_was():
 
 def test_a_word_that_is_no_choice_is_met_with_the_nearest_choice():
     assert complaint({"name": "words", "model": {"decoder": {"cell": "lsmt"}}}) == (
-        "recipe.toml: 'model.decoder.cell' must be one of lstm, gru. Did you mean 'lstm'? Received: 'lsmt'."
+        "recipe.toml: 'model.decoder.cell' must be one of lstm, gru, gru_reset_before, layer_norm_lstm. "
+        "Did you mean 'lstm'? Received: 'lsmt'."
     )
     assert complaint({"name": "words", "data": {"source_tokenizer": {"kind": 7}}}) == (
         "recipe.toml: 'data.source_tokenizer.kind' must be one of unigram, bpe, characters, bytes, words. "

@@ -67,7 +67,7 @@ def test_a_process_with_little_memory_ends_with_no_answer_and_one_with_more_tell
     runs.prepare_run(load_recipe(tiny_recipe, SETTINGS), tmp_path / "run", Console(quiet=True))
     peak = largest_batch._try_elsewhere(tmp_path / "run", [(200, 6, 6)], 20 * 10**9)
     assert peak > 200 * 6 * 2**16 * 4  # one activation of one side, float32
-    assert largest_batch._try_elsewhere(tmp_path / "run", [(200, 6, 6)], peak - 300 * 10**6) is None
+    assert largest_batch._try_elsewhere(tmp_path / "run", [(200, 6, 6)], peak * 6 // 10) is None  # a peak varies
     assert largest_batch._try_elsewhere(tmp_path / "run", [(50, 6, 6)], peak - 300 * 10**6) < peak - 300 * 10**6
 
 
